@@ -1,0 +1,1 @@
+//! A stopped member's data directory: layout, schema, membership, restore, hashes.

@@ -1,0 +1,8 @@
+//! etcdvault backs up, restores and moves etcd clusters, and proves what it did.
+//!
+//! The modules and the arrows between them stand in `docs/architecture.md`; a
+//! test holds the code against it.
+
+pub mod bbolt;
+pub mod datadir;
+pub mod wal;
