@@ -1,0 +1,1 @@
+//! Where recipients, identities and passphrases come from.
