@@ -206,6 +206,10 @@ fn kind_of_cause(cause: &(dyn StdError + 'static)) -> Option<EtcdErrorKind> {
     }
     if let Some(error) = cause.downcast_ref::<std::io::Error>() {
         return match error.kind() {
+            // What a plain HTTP server does on a TLS greeting: it hangs up.
+            std::io::ErrorKind::UnexpectedEof if error.to_string().contains("handshake") => {
+                Some(EtcdErrorKind::PlainPort)
+            }
             std::io::ErrorKind::TimedOut => Some(EtcdErrorKind::Timeout),
             std::io::ErrorKind::ConnectionRefused
             | std::io::ErrorKind::HostUnreachable

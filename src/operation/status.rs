@@ -143,7 +143,11 @@ fn report(view: &ClusterView) -> StatusReport {
             error: row.answer.as_ref().err().map(ToString::to_string),
         })
         .collect();
-    let voters = members.iter().filter(|member| !member.is_learner);
+    // An endpoint that no member of the list advertises and that does not answer is a
+    // mistake on the command line or an alias, not one more member.
+    let voters = members.iter().filter(|member| {
+        !member.is_learner && (member.member_id.is_some() || !view.list_known)
+    });
     let voters_answering = voters.clone().filter(|member| member.status.is_some()).count();
     let voters = voters.count();
     let has_leader = members.iter().filter_map(|m| m.status.as_ref()).any(|s| s.leader.is_some());
