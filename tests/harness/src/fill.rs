@@ -1,0 +1,1 @@
+//! What real clusters hold, made deterministically.
