@@ -145,3 +145,47 @@ async fn a_server_that_ends_at_once_shows_its_log() {
     let error = builder.start().await.unwrap_err().to_string();
     assert!(error.contains("no-such-flag"), "{error}");
 }
+
+/// Where the child of the next test writes its server's process id.
+const PID_FILE: &str = "ETCDVAULT_TEST_PID_FILE";
+
+#[tokio::test]
+async fn a_server_dies_with_a_killed_test_process() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pid");
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_is_killed", "--ignored"])
+        .env(PID_FILE, &file)
+        .env("TMPDIR", directory.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let pid = loop {
+        match std::fs::read_to_string(&file) {
+            Ok(pid) if pid.ends_with('\n') => break pid.trim().to_owned(),
+            _ => assert!(child.try_wait().unwrap().is_none(), "the child ended by itself"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let command_line = format!("/proc/{pid}/cmdline");
+    let runs = || std::fs::read(&command_line).is_ok_and(|line| !line.is_empty());
+    assert!(runs());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for _ in 0..100 {
+        if !runs() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the server {pid} outlives the process that started it");
+}
+
+#[tokio::test]
+#[ignore = "the previous test runs it as a process of its own and kills it"]
+async fn child_that_is_killed() {
+    let mut cluster = Cluster::builder("3.6").start().await.unwrap();
+    let pid = cluster.member(0).pid().unwrap();
+    std::fs::write(std::env::var_os(PID_FILE).unwrap(), format!("{pid}\n")).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use etcd_client::{
     Certificate, Client, ConnectOptions, Identity as ClientIdentity, MemberAddOptions, TlsOptions,
@@ -10,7 +11,7 @@ use etcd_client::{
 use tempfile::TempDir;
 use tokio::process::Command;
 
-use super::member::Member;
+use super::member::{Member, READY_BOUND};
 use super::{Etcd, run};
 use crate::port::Port;
 use crate::tls::{Identity, Material};
@@ -304,16 +305,33 @@ impl Cluster {
         member.state = "existing";
         member.initial_cluster =
             format!("{},{}={}", self.initial_cluster(), member.name(), member.peer_url());
-        let options = learner.then(|| MemberAddOptions::new().with_is_learner());
-        let mut client = self.client().await?;
-        client
-            .member_add([member.peer_url()], options)
-            .await
-            .map_err(|source| Error::because(format!("adding {}", member.name()), source))?;
+        self.announce(&member, learner).await?;
         self.members.push(member);
         let index = self.members.len() - 1;
         self.members[index].start().await?;
         Ok(index)
+    }
+
+    /// etcd refuses a new member until the ones that are there have been
+    /// connected for five seconds (`HealthInterval`).
+    async fn announce(&self, member: &Member, learner: bool) -> Result<()> {
+        let mut client = self.client().await?;
+        let start = Instant::now();
+        loop {
+            let options = learner.then(|| MemberAddOptions::new().with_is_learner());
+            match client.member_add([member.peer_url()], options).await {
+                Ok(_) => return Ok(()),
+                Err(etcd_client::Error::GRpcStatus(status))
+                    if status.message().contains("unhealthy cluster")
+                        && start.elapsed() < READY_BOUND =>
+                {
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+                Err(source) => {
+                    return Err(Error::because(format!("adding {}", member.name()), source));
+                }
+            }
+        }
     }
 
     fn new_member(&mut self) -> Result<Member> {
