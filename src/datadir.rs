@@ -1,1 +1,3 @@
 //! A stopped member's data directory: layout, schema, membership, restore, hashes.
+
+pub mod membership;
