@@ -11,6 +11,7 @@ pub mod cursor;
 pub mod database;
 pub mod meta;
 pub mod page;
+pub mod patch;
 
 pub use bucket::Bucket;
 pub use cursor::Cursor;
