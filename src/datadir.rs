@@ -1,1 +1,4 @@
 //! A stopped member's data directory: layout, schema, membership, restore, hashes.
+
+pub mod membership;
+pub mod schema;

@@ -77,20 +77,27 @@ impl Failure {
 
     /// The causes below `what`, outermost first, without repetitions.
     pub fn causes(&self) -> Vec<String> {
-        let mut causes: Vec<String> = Vec::new();
-        let mut next: Option<&(dyn StdError + 'static)> =
-            self.source.as_deref().map(|source| source as &(dyn StdError + 'static));
-        // Bounded: a longer chain would be a bug of a library.
-        for _ in 0..16 {
-            let Some(cause) = next else { break };
-            let text = cause.to_string();
-            if !causes.iter().any(|known| known.contains(&text)) {
-                causes.push(text);
-            }
-            next = cause.source();
+        match self.source.as_deref() {
+            Some(source) => chain(source),
+            None => Vec::new(),
         }
-        causes
     }
+}
+
+/// An error and its causes, outermost first, without repetitions.
+pub fn chain(error: &(dyn StdError + 'static)) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    // Bounded: a longer chain would be a bug of a library.
+    for _ in 0..16 {
+        let Some(cause) = next else { break };
+        let text = cause.to_string();
+        if !texts.iter().any(|known| known.contains(&text)) {
+            texts.push(text);
+        }
+        next = cause.source();
+    }
+    texts
 }
 
 impl std::fmt::Display for Failure {
