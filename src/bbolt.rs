@@ -6,6 +6,7 @@
 //! `internal/common` in 1.4).
 
 pub mod bucket;
+pub mod check;
 pub mod cursor;
 pub mod database;
 pub mod meta;

@@ -1,3 +1,5 @@
 //! A stopped member's data directory: layout, schema, membership, restore, hashes.
 
 pub mod membership;
+pub mod restore;
+pub mod schema;
