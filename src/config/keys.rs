@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn a_command_is_a_source() {
-        let raw = RawKeys { passphrase_command: Some("printf geheim".into()), ..Default::default() };
+        let raw =
+            RawKeys { passphrase_command: Some("printf geheim".into()), ..Default::default() };
         assert!(passphrase(&raw, &Env::new(|_| None)).unwrap().is_some());
         let raw = RawKeys { passphrase_command: Some("exit 3".into()), ..Default::default() };
         assert!(passphrase(&raw, &Env::new(|_| None)).is_err());

@@ -40,7 +40,9 @@ pub fn resolve(raw: &RawPlace, env: &Env) -> Result<Place, SettingError> {
         for &(name, _) in OPTIONS {
             let given = raw.s3.iter().find(|(option, _)| *option == name);
             let variable = format!("S3_{}", name.to_uppercase().replace('-', "_"));
-            if let Some(value) = given.map(|(_, value)| value.clone()).or_else(|| env.own(&variable)) {
+            if let Some(value) =
+                given.map(|(_, value)| value.clone()).or_else(|| env.own(&variable))
+            {
                 config.set(name, &value).map_err(wrong)?;
             }
         }
@@ -90,8 +92,12 @@ mod tests {
         let resolve = |vault: Option<&str>| {
             resolve(&RawPlace { vault: vault.map(str::to_owned), s3: vec![] }, &env)
         };
-        assert!(matches!(resolve(None), Ok(Place::Directory(p)) if p == PathBuf::from("/srv/vault")));
-        assert!(matches!(resolve(Some("file:///a")), Ok(Place::Directory(p)) if p == PathBuf::from("/a")));
+        assert!(
+            matches!(resolve(None), Ok(Place::Directory(p)) if p == PathBuf::from("/srv/vault"))
+        );
+        assert!(
+            matches!(resolve(Some("file:///a")), Ok(Place::Directory(p)) if p == PathBuf::from("/a"))
+        );
         let Ok(Place::S3(config)) = resolve(Some("s3://backups/prod")) else { panic!() };
         assert_eq!(config.region.as_deref(), Some("eu-central-1"));
         for bad in ["gs://x/y", "s3://", "file://"] {

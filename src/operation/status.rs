@@ -145,9 +145,9 @@ fn report(view: &ClusterView) -> StatusReport {
         .collect();
     // An endpoint that no member of the list advertises and that does not answer is a
     // mistake on the command line or an alias, not one more member.
-    let voters = members.iter().filter(|member| {
-        !member.is_learner && (member.member_id.is_some() || !view.list_known)
-    });
+    let voters = members
+        .iter()
+        .filter(|member| !member.is_learner && (member.member_id.is_some() || !view.list_known));
     let voters_answering = voters.clone().filter(|member| member.status.is_some()).count();
     let voters = voters.count();
     let has_leader = members.iter().filter_map(|m| m.status.as_ref()).any(|s| s.leader.is_some());

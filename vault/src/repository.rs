@@ -256,7 +256,11 @@ impl Repository {
         todo!()
     }
     /// Begins an object. Must be called within a tokio runtime.
-    pub async fn create_object(&self, _object: NewObject, _options: &WriteOptions) -> Result<ObjectWriter> {
+    pub async fn create_object(
+        &self,
+        _object: NewObject,
+        _options: &WriteOptions,
+    ) -> Result<ObjectWriter> {
         todo!()
     }
     /// Writes the manifest: from here on the backup exists.
@@ -272,22 +276,39 @@ impl Repository {
         todo!()
     }
     /// The backup that `selector` names, in `cluster` or in all.
-    pub async fn find(&self, _cluster: Option<&ClusterName>, _selector: &Selector) -> Result<Backup> {
+    pub async fn find(
+        &self,
+        _cluster: Option<&ClusterName>,
+        _selector: &Selector,
+    ) -> Result<Backup> {
         todo!()
     }
     /// Streams an object's plain bytes, verified. Must be called within a tokio runtime.
-    pub async fn open_object(&self, _record: &ObjectRecord, _options: &ReadOptions) -> Result<ObjectReader> {
+    pub async fn open_object(
+        &self,
+        _record: &ObjectRecord,
+        _options: &ReadOptions,
+    ) -> Result<ObjectReader> {
         todo!()
     }
     /// Some of an object's plain bytes. Only the frames that hold them are read,
     /// decrypted and checked.
-    pub async fn read_range(&self, _record: &ObjectRecord, _range: std::ops::Range<u64>) -> Result<Bytes> {
+    pub async fn read_range(
+        &self,
+        _record: &ObjectRecord,
+        _range: std::ops::Range<u64>,
+    ) -> Result<Bytes> {
         todo!()
     }
     /// Reads every stored byte against its digest, and every frame where the
     /// object is not encrypted or the vault is unlocked. `progress` is told the
     /// stored bytes read so far.
-    pub async fn verify_stored(&self, _record: &ObjectRecord, _options: &ReadOptions, _progress: &mut (dyn FnMut(u64) + Send)) -> Result<StoredReport> {
+    pub async fn verify_stored(
+        &self,
+        _record: &ObjectRecord,
+        _options: &ReadOptions,
+        _progress: &mut (dyn FnMut(u64) + Send),
+    ) -> Result<StoredReport> {
         todo!()
     }
     /// Stores the result of a verification.
@@ -295,7 +316,11 @@ impl Repository {
         todo!()
     }
     /// The receipts of a backup, oldest first; damaged ones apart.
-    pub async fn receipts(&self, _place: &Place, _id: BackupId) -> Result<(Vec<Receipt>, Vec<CorruptEntry>)> {
+    pub async fn receipts(
+        &self,
+        _place: &Place,
+        _id: BackupId,
+    ) -> Result<(Vec<Receipt>, Vec<CorruptEntry>)> {
         todo!()
     }
     /// Writes `lineage.json` if there is none, and returns the one that is there.

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -91,7 +91,6 @@ struct State {
     memory: Memory,
     rules: Mutex<Vec<Rule>>,
     seen: Mutex<Vec<Op>>,
-    clock: Mutex<Duration>,
 }
 
 /// A running server; stopped on drop.
@@ -112,12 +111,7 @@ impl FaultyS3 {
         let mut builder = S3ServiceBuilder::new(memory.clone());
         builder.set_auth(SimpleAuth::from_single(USER, PASSWORD));
         let service = builder.build();
-        let state = Arc::new(State {
-            memory,
-            rules: Mutex::default(),
-            seen: Mutex::default(),
-            clock: Mutex::default(),
-        });
+        let state = Arc::new(State { memory, rules: Mutex::default(), seen: Mutex::default() });
         let listening = tokio::spawn(accept(listener, service, state.clone()));
         Ok(Self { state, access: access(address), listening })
     }
@@ -144,9 +138,11 @@ impl FaultyS3 {
         lock(&self.state.rules).clear();
     }
 
-    /// The server's clock goes so far before this machine's.
+    /// The server's clock goes so far before this machine's. Signatures are still
+    /// judged by this machine's, so more than 15 minutes make it refuse a client
+    /// that corrects its own.
     pub fn set_clock_ahead(&self, by: Duration) {
-        *lock(&self.state.clock) = by;
+        self.state.memory.change_habits(|habits| habits.clock_ahead = by);
     }
 
     /// From now on `If-None-Match` is ignored on PutObject, on
@@ -305,7 +301,7 @@ async fn handle(
 fn operation(request: &Request<Incoming>) -> Op {
     let query = request.uri().query().unwrap_or("");
     let has = |name: &str| query.split('&').any(|pair| pair.split('=').next() == Some(name));
-    let object = request.uri().path().trim_start_matches('/').contains('/');
+    let object = request.uri().path().trim_matches('/').contains('/');
     match (request.method(), object) {
         (&Method::PUT, true) if has("partNumber") => Op::Part,
         (&Method::PUT, true) => Op::Put,
@@ -344,7 +340,7 @@ fn refuse(state: &State, status: u16, code: &str, region: Option<&str>) -> Respo
 }
 
 fn date(state: &State, headers: &mut header::HeaderMap) {
-    let now = DateTime::<Utc>::from(SystemTime::now() + *lock(&state.clock));
+    let now = DateTime::<Utc>::from(state.memory.now());
     let text = now.format("%a, %d %b %Y %H:%M:%S GMT").to_string();
     if let Ok(value) = HeaderValue::from_str(&text) {
         headers.insert(header::DATE, value);
@@ -415,4 +411,3 @@ impl Body for Script {
         }
     }
 }
-

@@ -27,6 +27,8 @@ pub(super) struct Habits {
     pub(super) disordered: bool,
     /// The most objects on a page of a listing.
     pub(super) page: usize,
+    /// How far the server's clock goes before this machine's.
+    pub(super) clock_ahead: Duration,
     /// Error code of every write, when there is no space.
     pub(super) full: Option<&'static str>,
 }
@@ -81,6 +83,7 @@ impl Memory {
             ignores_checksums: false,
             disordered: false,
             page: 1000,
+            clock_ahead: Duration::ZERO,
             full: None,
         };
         Self { contents: Arc::default(), habits: Arc::new(Mutex::new(habits)) }
@@ -88,6 +91,11 @@ impl Memory {
 
     pub(super) fn change_habits(&self, change: impl FnOnce(&mut Habits)) {
         change(&mut self.habits.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The time by the server's clock.
+    pub(super) fn now(&self) -> SystemTime {
+        SystemTime::now() + self.habits().clock_ahead
     }
 
     fn habits(&self) -> Habits {
@@ -103,7 +111,7 @@ impl Memory {
         let stored = Stored {
             etag: etag(&bytes),
             bytes,
-            modified: SystemTime::now(),
+            modified: self.now(),
             metadata: None,
             sum: Sums::default(),
             retained_until: None,
@@ -242,7 +250,7 @@ impl S3 for Memory {
         let stored = Stored {
             bytes,
             etag: etag.clone(),
-            modified: SystemTime::now(),
+            modified: self.now(),
             metadata: input.metadata,
             sum,
             retained_until: None,
@@ -389,7 +397,7 @@ impl S3 for Memory {
             key: input.key.clone(),
             metadata: input.metadata,
             composite,
-            began: SystemTime::now(),
+            began: self.now(),
             parts: BTreeMap::new(),
         };
         contents.uploads.insert(id.clone(), pending);
@@ -415,7 +423,7 @@ impl S3 for Memory {
         let part = Stored {
             bytes,
             etag: etag.clone(),
-            modified: SystemTime::now(),
+            modified: self.now(),
             metadata: None,
             sum,
             retained_until: None,
@@ -475,7 +483,7 @@ impl S3 for Memory {
         let stored = Stored {
             bytes: bytes.freeze(),
             etag: etag.clone(),
-            modified: SystemTime::now(),
+            modified: self.now(),
             metadata,
             sum: whole,
             retained_until: None,
@@ -512,7 +520,9 @@ impl S3 for Memory {
         let uploads = contents
             .uploads
             .iter()
-            .filter(|(_, pending)| pending.bucket == input.bucket && pending.key.starts_with(&prefix))
+            .filter(|(_, pending)| {
+                pending.bucket == input.bucket && pending.key.starts_with(&prefix)
+            })
             .map(|(id, pending)| MultipartUpload {
                 key: Some(pending.key.clone()),
                 upload_id: Some(id.clone()),

@@ -35,9 +35,8 @@ impl SeaweedFs {
         std::fs::write(&identities, text.to_string()).map_err(|source| {
             Error::because(format!("writing {}", identities.display()), source)
         })?;
-        let mut args: Vec<OsString> = ["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-            .map(OsString::from)
-            .to_vec();
+        let mut args: Vec<OsString> =
+            ["server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"].map(OsString::from).to_vec();
         args.push("-master.telemetry=false".into());
         args.push("-master.volumeSizeLimitMB=64".into());
         args.push("-volume.max=64".into());
