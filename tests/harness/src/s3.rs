@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
+use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
 
 pub use self::faulty::{Fault, FaultyS3, Op};
 pub use self::minio::Minio;
@@ -38,10 +40,19 @@ pub struct Access {
 }
 
 impl Access {
-    /// A plain client, to prepare and to look behind the store's back. Of a server
-    /// with TLS it expects to be asked over HTTP, and fails.
+    /// A plain client, to prepare and to look behind the store's back.
     pub fn client(&self) -> Client {
-        let http = aws_smithy_http_client::Builder::new().build_http();
+        let http = match &self.ca {
+            Some(ca) => {
+                let pem = std::fs::read(ca).unwrap_or_default();
+                let trust = TrustStore::empty().with_pem_certificate(pem);
+                let tls = TlsContext::builder().with_trust_store(trust);
+                let http = aws_smithy_http_client::Builder::new()
+                    .tls_provider(Provider::Rustls(CryptoMode::Ring));
+                tls.build().map(|tls| http.clone().tls_context(tls)).unwrap_or(http).build_https()
+            }
+            None => aws_smithy_http_client::Builder::new().build_http(),
+        };
         let token = self.session_token.clone();
         let config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::v2026_01_12())

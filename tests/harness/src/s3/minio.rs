@@ -28,8 +28,7 @@ impl Minio {
         Self::launch(false).await
     }
 
-    /// Starts one with a certificate for loopback by an authority of its own. It
-    /// may not answer yet when this returns.
+    /// Starts one with a certificate for loopback by an authority of its own.
     pub async fn start_tls() -> Result<Self> {
         Self::launch(true).await
     }
@@ -84,9 +83,7 @@ impl Minio {
             session_token: None,
             ca,
         };
-        if !tls {
-            ready(&access, &mut process).await?;
-        }
+        ready(&access, &mut process).await?;
         Ok(Self { process, access, _port: port, _scratch: scratch })
     }
 
