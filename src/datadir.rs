@@ -2,4 +2,5 @@
 
 pub mod hash;
 pub mod membership;
+pub mod restore;
 pub mod schema;

@@ -3,7 +3,9 @@
 # their directory. A directory in the cache is complete: it is built beside its
 # place and renamed. Runs side by side wait for each other.
 #
-#   install-etcd.sh 3.4|3.5|3.6|3.7
+#   install-etcd.sh 3.4|3.5|3.6|3.7|distribution
+#
+# `distribution` is whatever version the distribution's packages have.
 #
 # The cache is $ETCDVAULT_TEST_CACHE, else ~/.cache/etcdvault-test.
 set -euo pipefail
@@ -20,7 +22,8 @@ case $series in
     version=$(awk '$1 == "go.etcd.io/etcd/server/v3" { v = substr($2, 2) } END { print v }' \
       "$here/etcd-$series/go.mod")
     [ -n "$version" ] || fail "no server version in etcd-$series/go.mod" ;;
-  *) fail "which etcd? 3.4, 3.5, 3.6 or 3.7 (got '${series}')" ;;
+  distribution) version=distribution ;;
+  *) fail "which etcd? 3.4, 3.5, 3.6, 3.7 or distribution (got '${series}')" ;;
 esac
 
 target=$cache/etcd-$version
@@ -50,7 +53,7 @@ from_modules() {
 # The distribution's packages, unpacked and not installed: nothing is started
 # and nothing of the machine changes.
 from_packages() {
-  command -v apt-get >/dev/null || fail "etcd $version comes from Debian 12's packages; no apt-get here"
+  command -v apt-get >/dev/null || fail "etcd $version comes from Debian's packages; no apt-get here"
   mkdir "$build/packages"
   (cd "$build/packages" &&
     apt-get -o APT::Sandbox::User=root download -qq etcd-server etcd-client) >&2 ||
@@ -62,10 +65,13 @@ from_packages() {
   mv "$build/packages/root/usr/bin/etcd" "$build/packages/root/usr/bin/etcdctl" "$build/out/"
 }
 
-if [ "$series" = 3.4 ]; then from_packages; else from_modules; fi
+case $series in
+  3.4 | distribution) from_packages ;;
+  *) from_modules ;;
+esac
 
 said=$("$build/out/etcd" --version | head -n 1)
-[ "$said" = "etcd Version: $version" ] || fail "what was built calls itself '$said', not $version"
+[ "$series" = distribution ] || [ "$said" = "etcd Version: $version" ] || fail "what was built calls itself '$said', not $version"
 chmod 755 "$build"/out/*
 mv -T "$build/out" "$target"
 echo "$target"
