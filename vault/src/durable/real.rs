@@ -226,7 +226,11 @@ impl File for RealFile {
         }
         match rustix::fs::fallocate(self.0.as_fd(), FallocateFlags::empty(), 0, size) {
             Err(Errno::NOTSUP | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                if self.size()? < size { self.set_len(size) } else { Ok(()) }
+                if self.size()? < size {
+                    self.set_len(size)
+                } else {
+                    Ok(())
+                }
             }
             other => other.map_err(io::Error::from),
         }
