@@ -1,5 +1,6 @@
 //! A stopped member's data directory: layout, schema, membership, restore, hashes.
 
+pub mod hash;
 pub mod membership;
 pub mod restore;
 pub mod schema;

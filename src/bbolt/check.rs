@@ -141,6 +141,11 @@ impl Problems {
         &self.kept
     }
 
+    /// The first [`MAX_PROBLEMS`] of them.
+    pub fn into_vec(self) -> Vec<Problem> {
+        self.kept
+    }
+
     /// How many there are.
     pub fn total(&self) -> u64 {
         self.total
@@ -455,7 +460,7 @@ impl Checker {
                     return None;
                 }
             };
-            if offset_in(page, element.key) < table {
+            if page.offset_of(element.key) < table {
                 self.problem(Problem::ElementInTable { page: id, index });
                 return None;
             }
@@ -548,6 +553,11 @@ impl Checker {
         }
     }
 
+    /// Pages found in use so far.
+    pub fn used_pages(&self) -> u64 {
+        self.used_pages
+    }
+
     /// The result.
     pub fn finish(self) -> Report {
         Report {
@@ -594,7 +604,7 @@ fn check_elements<'a>(
             let flags = element.flags;
             return Err(Problem::ElementFlags { page: id, index, flags }.into());
         }
-        if offset_in(page, element.key) < table {
+        if page.offset_of(element.key) < table {
             return Err(Problem::ElementInTable { page: id, index }.into());
         }
         ends = next_key(id, index, element.key, ends)?;
@@ -634,11 +644,6 @@ fn next_key<'a>(
         Some((first, last)) if last < key => Ok(Some((first, key))),
         Some(_) => Err(Problem::KeyOrder { page, index }.into()),
     }
-}
-
-/// Where `part`, a slice of the page, starts in it.
-fn offset_in(page: &Page<'_>, part: &[u8]) -> usize {
-    part.as_ptr().addr() - page.bytes().as_ptr().addr()
 }
 
 /// The page ids of a freelist page; `None` when it is shorter than its count.

@@ -129,6 +129,10 @@ impl Fill {
         for version in 3..40 {
             self.send(client, every(100, 0).map(|id| put(id, version))).await?;
         }
+        // One key in requests of its own, a revision each.
+        for version in 40..240 {
+            self.send(client, [put(0, version)].into_iter()).await?;
+        }
         let middle = revision(client).await?;
         self.send(client, every(10, 1).map(delete)).await?;
         self.send(client, every(30, 1).map(|id| put(id, 1))).await?;

@@ -126,7 +126,7 @@ impl Object {
         let stream = round.wrapping_shl(44).wrapping_add(id);
         let mut random = Random::new(seed, stream);
         // Every hundredth is what the fill writes again and again.
-        let kind = if id % 100 == 0 {
+        let kind = if id.is_multiple_of(100) {
             Kind::Lease
         } else {
             match random.below(100) {
