@@ -47,9 +47,11 @@ pub(super) fn patch(membership: &Membership, bump: Option<Bump>) -> Patch {
         .put(bucket::META, meta_key::CONF_STATE, membership.conf_state_json().as_bytes());
     if let Some(bump) = bump {
         let record = bump.record().to_bytes();
-        patch
-            .put(bucket::KEY, &record, b"")
-            .put(bucket::META, meta_key::SCHEDULED_COMPACT, &record);
+        patch.put(bucket::KEY, &record, b"").put(
+            bucket::META,
+            meta_key::SCHEDULED_COMPACT,
+            &record,
+        );
     }
     patch
 }

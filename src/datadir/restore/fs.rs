@@ -80,11 +80,18 @@ impl FileSystem for Real {
     fn find(&self, path: &Path) -> io::Result<Option<Found>> {
         use std::os::unix::fs::MetadataExt;
         match std::fs::metadata(path) {
-            Ok(m) => Ok(Some(Found { directory: m.is_dir(), length: m.len(), uid: m.uid(), gid: m.gid() })),
+            Ok(m) => Ok(Some(Found {
+                directory: m.is_dir(),
+                length: m.len(),
+                uid: m.uid(),
+                gid: m.gid(),
+            })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 // A dangling link stands in the way of what would be made.
                 match std::fs::symlink_metadata(path) {
-                    Ok(m) => Ok(Some(Found { directory: false, length: 0, uid: m.uid(), gid: m.gid() })),
+                    Ok(m) => {
+                        Ok(Some(Found { directory: false, length: 0, uid: m.uid(), gid: m.gid() }))
+                    }
                     Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                     Err(error) => Err(error),
                 }

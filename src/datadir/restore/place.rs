@@ -58,7 +58,10 @@ enum Undo {
     File(PathBuf),
     EmptyDirectory(PathBuf),
     /// Back under the name that says whose it is, for the tree to be removed.
-    Rename { from: PathBuf, to: PathBuf },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+    },
 }
 
 /// All places of a restore. Dropped before [`Places::commit`], it takes away
@@ -167,19 +170,26 @@ impl<'f> Places<'f> {
                 notes.push((wal.join(name), tag));
             }
         }
-        if let [(note, tag)] = notes.as_slice()
-            && let Some((length, data)) = self.read_note(note)?
-        {
+        if let [(note, tag)] = notes.as_slice() {
             let ours = names.iter().all(|name| {
                 let path = wal.join(name);
-                path == *note || *name == *files::LOG.to_string() || name == LOST_AND_FOUND
+                path == *note
+                    || *name == *files::LOG.to_string()
+                    || name == LOST_AND_FOUND
                     || between(name, "wal.tmp-", "").as_ref() == Some(tag)
             });
             let segment = wal.join(files::LOG.to_string());
             let found = self.find(&segment)?;
-            // etcd extends the segment as soon as it starts on it.
-            let untouched = found.is_none_or(|found| !found.directory && found.length == length);
-            if ours && untouched && self.find(&data)?.is_none() {
+            let waits = match self.read_note(note)? {
+                // etcd extends the segment as soon as it starts on it.
+                Some((length, data)) => {
+                    found.is_none_or(|found| !found.directory && found.length == length)
+                        && self.find(&data)?.is_none()
+                }
+                // Killed while it was written.
+                None => found.is_none(),
+            };
+            if ours && waits {
                 self.must_be_dead(note, tag)?;
                 // The note goes last: as long as it is there, all of it is ours.
                 if found.is_some() {
@@ -390,7 +400,8 @@ impl<'f> Places<'f> {
     ) -> Result<(), RestoreError> {
         let Some(wal) = &target.wal_dir else { return Ok(()) };
         // Where the log is part of the directory that is renamed, none is needed.
-        let Some(rename) = self.renames.iter().find(|r| !r.commits && r.from.starts_with(&place.wal))
+        let Some(rename) =
+            self.renames.iter().find(|r| !r.commits && r.from.starts_with(&place.wal))
         else {
             return Ok(());
         };
@@ -529,8 +540,7 @@ fn check_overlaps(targets: &[Target]) -> Result<(), RestoreError> {
         .enumerate()
         .flat_map(|(number, target)| {
             let data = (number, false, target.data_dir.as_path());
-            std::iter::once(data)
-                .chain(target.wal_dir.as_deref().map(|wal| (number, true, wal)))
+            std::iter::once(data).chain(target.wal_dir.as_deref().map(|wal| (number, true, wal)))
         })
         .collect();
     for (index, &(number, wal, path)) in paths.iter().enumerate() {
