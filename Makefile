@@ -46,6 +46,7 @@ dist: ## the release binary for glibc 2.17 and newer, in target/dist
 	tests/servers/dist.sh
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS
+	@tests/servers/deps.sh fuzz
 	tests/servers/fuzz.sh $(FUZZ_SECONDS)
 
 build: ## the release binary for this machine

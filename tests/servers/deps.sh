@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Checks what a distribution cannot give (Rust, Go) and installs what it can.
 #
-#   deps.sh build|demo|test|bench|dist
+#   deps.sh build|demo|test|bench|dist|fuzz
 #
 # Only what is missing is installed, with apt-get, through sudo when not root.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
-purpose=${1:?deps.sh build|demo|test|bench|dist}
+purpose=${1:?deps.sh build|demo|test|bench|dist|fuzz}
 
 fail() { printf '%s\n' "$@" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
@@ -25,7 +25,8 @@ at_least "$rust" "${found%%-*}" ||
 needs_go() {
   case $purpose in
     test) true ;;
-    demo | bench) ! "$root/tests/demo/find-etcd.sh" --check ;;
+    demo) ! "$root/tests/demo/find-etcd.sh" --check ;;
+    bench) ! compgen -G "${ETCDVAULT_TEST_CACHE:-$HOME/.cache/etcdvault-test}/etcd-3.6.*/etcd" >/dev/null ;;
     *) false ;;
   esac
 }
@@ -59,8 +60,9 @@ case $purpose in
     program jq jq; program python3 python3
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   bench)
-    program setpriv util-linux; program zstd zstd; program python3 python3
+    program setpriv util-linux; program zstd zstd; program curl curl; program python3 python3
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
+  fuzz) program c++ g++ ;;
   dist)
     program objdump binutils; program mmdebstrap mmdebstrap; program python3 python3
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)
