@@ -58,6 +58,7 @@ case $purpose in
   test)
     program setpriv util-linux; program openssl openssl; program age age; program zstd zstd
     program jq jq; program python3 python3
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   bench)
     program setpriv util-linux; program zstd zstd; program curl curl; program python3 python3
