@@ -54,7 +54,8 @@ pub(super) async fn open(
         StoreError::new(ErrorKind::InvalidRange, act)
     };
     if let Some(range) = &range {
-        if range.start > range.end {
+        // No store has objects beyond a signed 64-bit size.
+        if range.start > range.end || i64::try_from(range.end).is_err() {
             return Err(outside(None));
         }
         if range.is_empty() {

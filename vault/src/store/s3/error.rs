@@ -142,7 +142,6 @@ fn judge(
 ) -> (ErrorKind, String) {
     let bucket = &site.bucket;
     let code = answer.code.as_deref().unwrap_or("");
-    let message = answer.message.as_deref().unwrap_or("");
     let (kind, reason) = match (code, answer.status) {
         ("NoSuchBucket", _) => (ErrorKind::Configuration, format!("there is no bucket {bucket}")),
         ("NoSuchKey" | "NotFound", _) => {
@@ -223,9 +222,11 @@ fn judge(
             (ErrorKind::Unavailable, "the store is overloaded or not ready".to_owned())
         }
         (_, 500..) => (ErrorKind::Unavailable, "the store failed".to_owned()),
-        (_, 400) if message.contains("HTTP request to an HTTPS server") => (
+        // Servers say so in different words, some without any.
+        ("", 400) if site.endpoint.as_ref().is_some_and(|endpoint| !endpoint.tls) => (
             ErrorKind::Configuration,
-            "the endpoint speaks TLS: its URL has to start with https://".to_owned(),
+            "the answer is not that of S3: the endpoint may speak TLS, and its URL have to start with https://"
+                .to_owned(),
         ),
         (_, 401 | 403) => (ErrorKind::PermissionDenied, format!("the credentials lack {action}")),
         (_, 404) => (ErrorKind::NotFound, "there is no such object".to_owned()),
