@@ -12,9 +12,9 @@ purpose=${1:?deps.sh build|demo|test|bench|dist|fuzz}
 fail() { printf '%s\n' "$@" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 # at_least WANTED FOUND
-at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | sed -n 1p)" = "$1" ]; }
 
-rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml" | sed -n 1p)
 have cargo || fail "etcdvault needs Rust $rust or newer, and there is no cargo in PATH." \
   "Install it as https://rustup.rs says; a distribution's own package is mostly too old."
 found=$(cargo --version | awk '{ print $2 }')

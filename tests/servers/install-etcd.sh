@@ -78,7 +78,7 @@ case $series in
   *) from_modules ;;
 esac
 
-said=$("$build/out/etcd" --version | head -n 1)
+said=$("$build/out/etcd" --version | sed -n 1p)
 [ "$series" = distribution ] || [ "$said" = "etcd Version: $version" ] || fail "what was built calls itself '$said', not $version"
 chmod 755 "$build"/out/*
 mv -T "$build/out" "$target"
