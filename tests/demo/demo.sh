@@ -34,11 +34,10 @@ cleanup() {
     wait "${pids[@]}" 2>/dev/null
   fi
   cd /
-  if [ "$status" != 0 ] || [ -n "${KEEP:-}" ]; then
-    printf '\nkept: %s (vault, data, m1.log m2.log m3.log)\n' "$work" >&2
-  else
-    rm -rf "$work"
-  fi
+  case ${KEEP:+kept}$status in
+    0 | 129 | 130 | 143) rm -rf "$work" ;;
+    *) printf '\nkept: %s (vault, data, m1.log m2.log m3.log)\n' "$work" >&2 ;;
+  esac
   exit "$status"
 }
 trap cleanup EXIT
