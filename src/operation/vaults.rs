@@ -23,19 +23,16 @@ pub fn tool() -> Tool {
 
 /// What a snapshot object is, for the vault's `RESTORE.txt`.
 const RESTORE_TEXT: &str = "\
-The object named snapshot.db is a snapshot of etcd, as `etcdctl snapshot save` writes it:
-a bbolt database followed by the SHA-256 of its bytes. Check it and look inside:
+The file `restored` is a snapshot of etcd, as `etcdctl snapshot save` writes it: a bbolt
+database followed by the SHA-256 of its bytes. Look inside:
 
-    etcdutl snapshot status snapshot.db -w table
+    $ etcdutl snapshot status restored -w table
 
 Build a data directory of it on each machine that is to run a member (here a cluster of
-three; etcdctl instead of etcdutl for etcd 3.4). Stop every old member and every
-kube-apiserver first, and use a new token:
+three; etcdctl instead of etcdutl for etcd 3.4), with the same new token on all. Stop
+every old member and every kube-apiserver first.
 
-    etcdutl snapshot restore snapshot.db --name m1 --data-dir /var/lib/etcd-new \\
-      --initial-cluster m1=https://10.0.0.1:2380,m2=https://10.0.0.2:2380,m3=https://10.0.0.3:2380 \\
-      --initial-cluster-token restored-1 --initial-advertise-peer-urls https://10.0.0.1:2380 \\
-      --bump-revision 1000000000 --mark-compacted
+    $ etcdutl snapshot restore restored --name m1 --data-dir ./m1.etcd --initial-cluster m1=https://10.0.0.1:2380,m2=https://10.0.0.2:2380,m3=https://10.0.0.3:2380 --initial-cluster-token restored-1 --initial-advertise-peer-urls https://10.0.0.1:2380 --bump-revision 1000000000 --mark-compacted
 
 The last two options (etcdutl 3.5.10 and later) are needed where Kubernetes is a client:
 without them its caches keep what the restored cluster no longer holds.
