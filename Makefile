@@ -11,7 +11,7 @@ BENCH_RUNS ?= 5
 # How long each fuzz target runs, in seconds.
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test test-all bench dist fuzz lint build deps
+.PHONY: help demo test test-all bench dist fuzz lint build deps servers
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1@\2/p' Makefile | sort | column -t -s @
@@ -22,13 +22,17 @@ demo: ## back up, destroy and restore a three-member etcd before your eyes
 	@$(CARGO) build --quiet --package harness --bin etcd-fill
 	@tests/demo/demo.sh
 
-test: deps lint ## install what the tests need and run everything
+test: deps servers lint ## install what the tests need and run everything
 	$(CARGO) test --workspace --quiet -- --test-threads $(TEST_THREADS)
 
 test-all: test ## test, and what takes longer: demo, short fuzzing, dist
 	$(MAKE) demo
 	$(MAKE) fuzz FUZZ_SECONDS=20
 	$(MAKE) dist
+
+servers: ## build the etcd and S3 servers of the tests into the cache
+	@for series in 3.4 3.5 3.6 3.7; do tests/servers/install-etcd.sh $$series || exit 1; done
+	@for store in seaweedfs minio; do tests/servers/install-s3.sh $$store || exit 1; done
 
 lint: ## formatting, clippy, licences and sources of the dependencies
 	$(CARGO) fmt --all --check
@@ -46,6 +50,7 @@ dist: ## the release binary for glibc 2.17 and newer, in target/dist
 	tests/servers/dist.sh
 
 fuzz: ## run every fuzz target for FUZZ_SECONDS
+	@tests/servers/deps.sh fuzz
 	tests/servers/fuzz.sh $(FUZZ_SECONDS)
 
 build: ## the release binary for this machine

@@ -34,11 +34,10 @@ cleanup() {
     wait "${pids[@]}" 2>/dev/null
   fi
   cd /
-  if [ "$status" != 0 ] || [ -n "${KEEP:-}" ]; then
-    printf '\nkept: %s (vault, data, m1.log m2.log m3.log)\n' "$work" >&2
-  else
-    rm -rf "$work"
-  fi
+  case ${KEEP:+kept}$status in
+    0 | 129 | 130 | 143) rm -rf "$work" ;;
+    *) printf '\nkept: %s (vault, data, m1.log m2.log m3.log)\n' "$work" >&2 ;;
+  esac
   exit "$status"
 }
 trap cleanup EXIT
@@ -64,7 +63,7 @@ export PATH=$target:$etcd:$PATH
 unset "${!ETCD_@}" "${!ETCDCTL_@}" "${!ETCDVAULT_@}"
 say "1. A three-member etcd with TLS in $work"
 saw "etcdvault: $target/etcdvault ($(etcdvault --version))"
-saw "etcd:      $etcd/etcd ($(etcd --version | head -n 1))"
+saw "etcd:      $etcd/etcd ($(etcd --version | sed -n 1p))"
 run "export PATH=$target:$etcd:\$PATH"
 
 key='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
@@ -88,7 +87,7 @@ run "export ETCD_PEER_TRUSTED_CA_FILE=ca.crt ETCD_PEER_CERT_FILE=member.crt ETCD
 run "export ETCD_INITIAL_CLUSTER=$initial"
 # etcdctl of 3.4 wants to be told; later ones warn when they are.
 api=''
-if [[ $(etcd --version | head -n 1) == *" 3.4."* ]]; then api='ETCDCTL_API=3 '; fi
+if [[ $(etcd --version | sed -n 1p) == *" 3.4."* ]]; then api='ETCDCTL_API=3 '; fi
 run "export ${api}ETCDCTL_ENDPOINTS=$endpoints ETCDCTL_CACERT=ca.crt ETCDCTL_CERT=root.crt ETCDCTL_KEY=root.key"
 
 start_members() {
@@ -121,7 +120,7 @@ facts() {
   [ "$(wc -l <<<"$hashes")" = 3 ] || fail "not every member gave a HashKV"
   [ "$(sort -u <<<"$hashes" | wc -l)" = 1 ] || fail "the members' HashKV differ: $hashes"
   status=$(etcdctl endpoint status --write-out=json)
-  printf -v "$1_hash" %s "$(head -n 1 <<<"$hashes")"
+  printf -v "$1_hash" %s "$(sed -n 1p <<<"$hashes")"
   printf -v "$1_revision" %s "$(jq -r '[.[].Status.header.revision] | max' <<<"$status")"
   printf -v "$1_cluster" %s "$(jq -r '.[0].Status.header.cluster_id' <<<"$status")"
   printf -v "$1_compacted" %s "$(etcdctl endpoint hashkv --write-out=json | jq -r '.[0].HashKV.compact_revision')"
@@ -137,7 +136,7 @@ start_members
 say "2. Filled with what real clusters hold"
 run "etcd-fill --endpoints $endpoints --cacert ca.crt --cert root.crt --key root.key --objects 5000"
 run "etcdctl auth enable"
-run "etcdctl lease list | head -n 3"
+run "etcdctl lease list | sed -n 1,3p"
 run "etcdctl user list"
 run "etcdctl role list"
 run "etcdvault status"

@@ -23,7 +23,7 @@ done
 # What the modules need decides, not what is called go here.
 wanted=$(awk '$1 == "go" { print $2 }' "$servers/etcd-3.6/go.mod")
 found=$(cd / && go env GOVERSION 2>/dev/null) || found=
-if [ -n "$found" ] && [ "$(printf '%s\n' "$wanted" "${found#go}" | sort -V | head -n 1)" = "$wanted" ]; then
+if [ -n "$found" ] && [ "$(printf '%s\n' "$wanted" "${found#go}" | sort -V | sed -n 1p)" = "$wanted" ]; then
   echo "building etcd 3.6 with ${found} (a minute or two, once)" >&2
   exec "$servers/install-etcd.sh" 3.6
 fi

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Checks what a distribution cannot give (Rust, Go) and installs what it can.
 #
-#   deps.sh build|demo|test|bench|dist
+#   deps.sh build|demo|test|bench|dist|fuzz
 #
 # Only what is missing is installed, with apt-get, through sudo when not root.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
-purpose=${1:?deps.sh build|demo|test|bench|dist}
+purpose=${1:?deps.sh build|demo|test|bench|dist|fuzz}
 
 fail() { printf '%s\n' "$@" >&2; exit 1; }
 have() { command -v "$1" >/dev/null 2>&1; }
 # at_least WANTED FOUND
-at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | head -n 1)" = "$1" ]; }
+at_least() { [ "$(printf '%s\n%s\n' "$1" "$2" | sort -V | sed -n 1p)" = "$1" ]; }
 
-rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)
+rust=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' "$root/Cargo.toml" | sed -n 1p)
 have cargo || fail "etcdvault needs Rust $rust or newer, and there is no cargo in PATH." \
   "Install it as https://rustup.rs says; a distribution's own package is mostly too old."
 found=$(cargo --version | awk '{ print $2 }')
@@ -25,7 +25,8 @@ at_least "$rust" "${found%%-*}" ||
 needs_go() {
   case $purpose in
     test) true ;;
-    demo | bench) ! "$root/tests/demo/find-etcd.sh" --check ;;
+    demo) ! "$root/tests/demo/find-etcd.sh" --check ;;
+    bench) ! compgen -G "${ETCDVAULT_TEST_CACHE:-$HOME/.cache/etcdvault-test}/etcd-3.6.*/etcd" >/dev/null ;;
     *) false ;;
   esac
 }
@@ -57,10 +58,12 @@ case $purpose in
   test)
     program setpriv util-linux; program openssl openssl; program age age; program zstd zstd
     program jq jq; program python3 python3
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   bench)
-    program setpriv util-linux; program zstd zstd; program python3 python3
+    program setpriv util-linux; program zstd zstd; program curl curl; program python3 python3
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
+  fuzz) program c++ g++ ;;
   dist)
     program objdump binutils; program mmdebstrap mmdebstrap; program python3 python3
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip)

@@ -50,15 +50,23 @@ from_modules() {
   mv "$build/out/server" "$build/out/etcd"
 }
 
-# The distribution's packages, unpacked and not installed: nothing is started
-# and nothing of the machine changes.
+# Debian's packages, unpacked and not installed: nothing is started and nothing
+# of the machine changes, not even its package lists. 3.4 is Debian 12's, whatever
+# runs here.
 from_packages() {
   command -v apt-get >/dev/null || fail "etcd $version comes from Debian's packages; no apt-get here"
-  mkdir "$build/packages"
-  (cd "$build/packages" &&
-    apt-get -o APT::Sandbox::User=root download -qq etcd-server etcd-client) >&2 ||
-    fail "apt-get download etcd-server etcd-client failed (apt-get update first?)"
-  local package
+  local apt=$build/apt options package
+  mkdir -p "$build/packages" "$apt/lists/partial" "$apt/cache/archives/partial"
+  options=(-qq -o APT::Sandbox::User=root -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache")
+  if [ "$series" = 3.4 ]; then
+    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    [ -e "$keys" ] || fail "$keys is missing (the package debian-archive-keyring)"
+    echo "deb [signed-by=$keys] ${DEBIAN_MIRROR:-http://deb.debian.org/debian} bookworm main" >"$apt/sources.list"
+    options+=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=-)
+  fi
+  apt-get "${options[@]}" update >&2 || fail "the package lists cannot be had"
+  (cd "$build/packages" && apt-get "${options[@]}" download etcd-server etcd-client) >&2 ||
+    fail "apt-get download etcd-server etcd-client failed"
   for package in "$build"/packages/*.deb; do
     dpkg -x "$package" "$build/packages/root"
   done
@@ -70,7 +78,7 @@ case $series in
   *) from_modules ;;
 esac
 
-said=$("$build/out/etcd" --version | head -n 1)
+said=$("$build/out/etcd" --version | sed -n 1p)
 [ "$series" = distribution ] || [ "$said" = "etcd Version: $version" ] || fail "what was built calls itself '$said', not $version"
 chmod 755 "$build"/out/*
 mv -T "$build/out" "$target"

@@ -253,6 +253,22 @@ async fn a_silent_store_ends_in_a_timeout() {
 }
 
 #[tokio::test]
+async fn a_part_that_hangs_is_sent_again() {
+    let server = server().await;
+    let store = probed(&server, |config| {
+        config.read_timeout = Duration::from_secs(1);
+        config.slowest = u64::MAX;
+    })
+    .await;
+    server.fault(Op::Part, Fault::Stall, 1);
+    server.fault(Op::Complete, Fault::Stall, 1);
+    let bytes = noise(6 * MIB);
+    put(&store, NAME, &bytes).await.unwrap();
+    assert_eq!((server.count(Op::Part), server.count(Op::Complete)), (3, 2));
+    assert!(server.bytes(BUCKET, OBJECT).unwrap() == bytes);
+}
+
+#[tokio::test]
 async fn errors_say_what_to_do_about_them() {
     let server = server().await;
     let store = probed(&server, |_| {}).await;
@@ -288,8 +304,8 @@ async fn errors_say_what_to_do_about_them() {
 
     // HEAD has no body: the reason is asked for.
     server.forget();
-    server.fault(Op::Head, Fault::Answer(400, "ExpiredToken"), 1);
-    server.fault(Op::Get, Fault::Answer(400, "ExpiredToken"), 1);
+    server.fault(Op::Head, Fault::Answer(400, "ExpiredToken"), 10);
+    server.fault(Op::Get, Fault::Answer(400, "ExpiredToken"), 10);
     let error = store.head(&key(NAME)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::PermissionDenied);
     assert!(error.act.contains("have expired"), "{}", error.act);
@@ -625,4 +641,97 @@ async fn ranges_lie_inside_the_object() {
     assert!(read(store.get(&key("o/empty"), Some(0..0)).await.unwrap()).await.unwrap().is_empty());
     let error = store.get(&key("o/empty"), Some(0..1)).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::InvalidRange);
+}
+
+/// The SDK's chain reads the process's environment, so each case is a process.
+#[tokio::test]
+async fn credentials_come_by_the_chain_of_the_sdk() {
+    let server = server().await;
+    let home = tempfile::tempdir().unwrap();
+    let (id, secret) = (&server.access().access_key, &server.access().secret_key);
+    let pair = format!("aws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
+    let helper =
+        format!(r#"{{"Version": 1, "AccessKeyId": "{id}", "SecretAccessKey": "{secret}"}}"#);
+    let write = |name: &str, text: &str| {
+        let path = home.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let keys = write(
+        "keys",
+        &format!(
+            "[default]\naws_access_key_id = wrong\naws_secret_access_key = wrong\n[vault]\n{pair}"
+        ),
+    );
+    let answer = write("answer", &helper);
+    let process = write(
+        "process",
+        &format!("[default]\ncredential_process = cat {answer}\nregion = eu-west-3\n"),
+    );
+    let broken = write("broken", "[default]\ncredential_process = sh -c 'echo hunter2; exit 1'\n");
+    let key_pair = [("AWS_ACCESS_KEY_ID", id.as_str()), ("AWS_SECRET_ACCESS_KEY", secret)];
+
+    for (what, environment, profile, expected) in [
+        ("environment", key_pair.to_vec(), "", "ok us-east-1"),
+        ("region", [&key_pair[..], &[("AWS_REGION", "eu-west-3")]].concat(), "", "ok eu-west-3"),
+        (
+            "profile by name",
+            vec![("AWS_SHARED_CREDENTIALS_FILE", keys.as_str()), ("AWS_PROFILE", "vault")],
+            "",
+            "ok us-east-1",
+        ),
+        (
+            "profile by option",
+            vec![("AWS_SHARED_CREDENTIALS_FILE", keys.as_str())],
+            "vault",
+            "ok us-east-1",
+        ),
+        ("process", vec![("AWS_CONFIG_FILE", process.as_str())], "", "ok eu-west-3"),
+        (
+            "broken process",
+            vec![("AWS_CONFIG_FILE", broken.as_str())],
+            "",
+            "PermissionDenied reach s3://vaults/team/prod: the credentials could not be loaded",
+        ),
+        (
+            "none",
+            vec![],
+            "",
+            "PermissionDenied reach s3://vaults/team/prod: no credentials were found",
+        ),
+    ] {
+        let output = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_connects", "--ignored", "--nocapture"])
+            .env_clear()
+            .envs(environment)
+            .env("HOME", home.path())
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("AWS_EC2_METADATA_DISABLED", "true")
+            .env("CHILD_URL", &server.access().url)
+            .env("CHILD_PROFILE", profile)
+            .kill_on_drop(true)
+            .output()
+            .await
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let told = text.lines().find_map(|line| line.split_once("child: ")).map(|(_, told)| told);
+        assert!(told.is_some_and(|told| told.starts_with(expected)), "{what}: {text}");
+        assert!(!text.contains("hunter2") && !text.contains(secret), "{what}: {text}");
+    }
+}
+
+/// Run by the test above as a process of its own.
+#[tokio::test]
+#[ignore = "a part of credentials_come_by_the_chain_of_the_sdk"]
+async fn child_that_connects() {
+    use std::io::Write as _;
+    let Ok(url) = std::env::var("CHILD_URL") else { return };
+    let mut config = S3Config::from_url(&format!("s3://{BUCKET}/{PREFIX}")).unwrap();
+    config.set("endpoint-url", &url).unwrap();
+    config.profile = std::env::var("CHILD_PROFILE").ok().filter(|name| !name.is_empty());
+    let line = match S3Store::connect(config).await {
+        Ok(store) => format!("ok {}", store.region()),
+        Err(error) => format!("{:?} {}", error.kind, told(&error)),
+    };
+    writeln!(std::io::stdout(), "child: {line}").unwrap();
 }

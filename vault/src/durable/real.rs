@@ -55,7 +55,7 @@ impl RealFs {
 fn unsupported(error: Errno) -> bool {
     matches!(
         error,
-        Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::OPNOTSUPP | Errno::PERM | Errno::MLINK
+        Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM | Errno::MLINK
     )
 }
 
@@ -225,12 +225,8 @@ impl File for RealFile {
             return Ok(());
         }
         match rustix::fs::fallocate(self.0.as_fd(), FallocateFlags::empty(), 0, size) {
-            Err(Errno::NOTSUP | Errno::NOSYS | Errno::OPNOTSUPP) => {
-                if self.size()? < size {
-                    self.set_len(size)
-                } else {
-                    Ok(())
-                }
+            Err(Errno::NOTSUP | Errno::NOSYS) => {
+                if self.size()? < size { self.set_len(size) } else { Ok(()) }
             }
             other => other.map_err(io::Error::from),
         }

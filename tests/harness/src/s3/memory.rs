@@ -189,10 +189,12 @@ async fn collect(body: Option<StreamingBlob>) -> S3Result<Bytes> {
 impl Sums {
     /// The same checksums as given here, of `bytes`.
     fn of(&self, bytes: &[u8]) -> Self {
-        let mut hasher = ChecksumHasher::default();
-        hasher.crc64nvme = self.crc64nvme.as_ref().map(|_| Default::default());
-        hasher.crc32c = self.crc32c.as_ref().map(|_| Default::default());
-        hasher.sha256 = self.sha256.as_ref().map(|_| Default::default());
+        let mut hasher = ChecksumHasher {
+            crc64nvme: self.crc64nvme.as_ref().map(|_| Default::default()),
+            crc32c: self.crc32c.as_ref().map(|_| Default::default()),
+            sha256: self.sha256.as_ref().map(|_| Default::default()),
+            ..Default::default()
+        };
         hasher.update(bytes);
         let sums = hasher.finalize();
         Self {

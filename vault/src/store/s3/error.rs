@@ -65,6 +65,17 @@ pub(super) fn is_ambiguous(error: &StoreError) -> bool {
     matches!(error.kind, ErrorKind::Timeout | ErrorKind::Unavailable)
 }
 
+/// The answer behind an error of [`failed`].
+pub(super) fn answer_of(error: &StoreError) -> Option<&Answer> {
+    error.source.as_deref().and_then(|source| source.downcast_ref())
+}
+
+/// Whether the store knows us and refuses, which some stores also do for objects
+/// that are not there.
+pub(super) fn is_forbidden(error: &StoreError) -> bool {
+    error.kind == ErrorKind::PermissionDenied && answer_of(error).is_some_and(|a| a.status == 403)
+}
+
 /// The store's answer inside a failure, if there was one.
 pub(super) fn answer<E>(error: &SdkError<E, HttpResponse>) -> Option<Answer>
 where
