@@ -4,10 +4,8 @@
 //! No secret is in any error, `Debug` text or stored byte.
 
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use age::DecryptError;
 use age::secrecy::SecretString;
@@ -20,8 +18,8 @@ pub const WORK_FACTOR: u8 = 18;
 /// The largest work factor that is followed when reading: 1 GiB.
 pub const MAX_WORK_FACTOR: u8 = 20;
 
-/// The longest header of an age file that is read.
-const MAX_HEADER: u64 = 256 * 1024;
+/// The longest header of an age file that is read: room for 300 recipients.
+const MAX_HEADER: usize = 32 * 1024;
 
 /// Why a key, or what it should open, cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -254,46 +252,101 @@ impl Encryptor {
     }
 }
 
-/// A reader that refuses to be read beyond a header's size until it is told that
-/// the header is done: a hostile header must not be held in memory whole.
-pub(crate) struct HeaderGuard<R> {
-    inner: R,
-    left: Arc<AtomicU64>,
+/// A stream of which the beginning, with the header, has been read already. The
+/// header must neither be held without bound nor parsed over and over.
+pub(crate) struct Begun<R> {
+    head: Vec<u8>,
+    at: usize,
+    rest: R,
 }
 
-impl<R: Read> Read for HeaderGuard<R> {
+impl<R: Read> Begun<R> {
+    /// Reads up to the end of the header's last line and the nonce behind it.
+    fn new(mut rest: R) -> Result<Self, EncryptionError> {
+        const NONCE: usize = 16;
+        let mut head = vec![0; MAX_HEADER];
+        let (mut filled, mut needed) = (0, None);
+        loop {
+            if let Some(needed) = needed {
+                if filled >= needed {
+                    break;
+                }
+            }
+            if filled == head.len() {
+                return Err(EncryptionError::Damaged);
+            }
+            let most = head.len().min(filled + 4096);
+            match rest.read(&mut head[filled..most]) {
+                Ok(0) => return Err(EncryptionError::Damaged),
+                Ok(count) => filled += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(EncryptionError::Io(error)),
+            }
+            if needed.is_none() {
+                let last = head[..filled].windows(5).position(|window| window == b"\n--- ");
+                needed = last.and_then(|last| {
+                    let line = head[last + 1..filled].iter().position(|byte| *byte == b'\n')?;
+                    Some(last + 1 + line + 1 + NONCE)
+                });
+            }
+        }
+        head.truncate(filled);
+        Ok(Self { head, at: 0, rest })
+    }
+}
+
+impl<R: Read> Read for Begun<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let left = self.left.load(Ordering::Relaxed);
-        if left == u64::MAX {
-            return self.inner.read(buf);
+        if self.at == self.head.len() {
+            return self.rest.read(buf);
         }
-        if left == 0 && !buf.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "encryption header too long"));
-        }
-        let most = usize::try_from(left).map_or(buf.len(), |left| left.min(buf.len()));
-        let count = self.inner.read(&mut buf[..most])?;
-        self.left.fetch_sub(count as u64, Ordering::Relaxed);
+        let count = (&self.head[self.at..]).read(buf)?;
+        self.at += count;
         Ok(count)
     }
 }
 
-impl<R: io::Seek> io::Seek for HeaderGuard<R> {
-    fn seek(&mut self, to: io::SeekFrom) -> io::Result<u64> {
-        self.inner.seek(to)
+impl<R: Read> BufRead for Begun<R> {
+    /// Only the beginning: nothing needs more through this interface.
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        Ok(&self.head[self.at..])
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.at = (self.at + count).min(self.head.len());
+    }
+}
+
+impl<R: Seek> Seek for Begun<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let ahead = (self.head.len() - self.at) as i64;
+        let to = match to {
+            SeekFrom::Current(offset) => SeekFrom::Current(offset.saturating_sub(ahead)),
+            other => other,
+        };
+        let position = self.rest.seek(to)?;
+        self.at = self.head.len();
+        Ok(position)
+    }
+
+    fn stream_position(&mut self) -> io::Result<u64> {
+        let ahead = (self.head.len() - self.at) as u64;
+        self.rest
+            .stream_position()?
+            .checked_sub(ahead)
+            .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
     }
 }
 
 /// Reads the header from `input` and decrypts what follows. A chunk that does
 /// not match its key fails with [`io::ErrorKind::InvalidData`], a missing end
-/// with [`io::ErrorKind::UnexpectedEof`].
+/// with [`io::ErrorKind::UnexpectedEof`]. `input` must stand at its beginning.
 pub(crate) fn decrypt<R: Read>(
     input: R,
     identities: &Identities,
-) -> Result<StreamReader<HeaderGuard<R>>, EncryptionError> {
-    let left = Arc::new(AtomicU64::new(MAX_HEADER));
-    let guard = HeaderGuard { inner: input, left: Arc::clone(&left) };
-    let decryptor = age::Decryptor::new(guard).map_err(decrypt_error)?;
-    let reader = match &identities.0 {
+) -> Result<StreamReader<Begun<R>>, EncryptionError> {
+    let decryptor = age::Decryptor::new_buffered(Begun::new(input)?).map_err(decrypt_error)?;
+    match &identities.0 {
         Inner::Keys(keys) => decryptor.decrypt(keys.iter().map(|key| key as &dyn age::Identity)),
         Inner::Passphrase(passphrase) => {
             let mut identity = age::scrypt::Identity::new(passphrase.0.clone());
@@ -301,9 +354,7 @@ pub(crate) fn decrypt<R: Read>(
             decryptor.decrypt(std::iter::once(&identity as &dyn age::Identity))
         }
     }
-    .map_err(decrypt_error)?;
-    left.store(u64::MAX, Ordering::Relaxed);
-    Ok(reader)
+    .map_err(decrypt_error)
 }
 
 fn decrypt_error(error: DecryptError) -> EncryptionError {

@@ -1,34 +1,39 @@
 //! The vault itself: a store in which every object is written once, every byte
 //! is covered by a digest, and what no manifest names does not exist.
+//!
+//! A backup is made by [`Repository::create_object`] for each of its objects and
+//! one [`Repository::commit`] of its manifest at the end. Any number of backups
+//! may be made at once: names carry ids, and nothing is replaced.
+
+mod error;
+mod find;
+mod read;
+mod sidecar;
+mod spool;
+mod vault_file;
+mod write;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound as _, Utc};
 use serde_json::Value;
 
+pub use self::error::{RepositoryError, Result};
+pub use self::find::{Backup, CorruptEntry, Filter, Listing, Names, Selector};
+pub use self::read::{ObjectReader, StoredReport};
+pub use self::sidecar::{Lineage, LineageParent, Receipt};
+pub use self::vault_file::{VaultEncryption, VaultFile};
+pub use self::write::{ObjectWriter, WrittenObject};
+
+use crate::compression;
 use crate::encryption::{EncryptionChoice, Identities};
-use crate::layout::{BackupId, ClusterName, Level, ManifestKey, Place, Role};
-use crate::manifest::{Manifest, ObjectRecord, ProofState, Tool};
-use crate::store::{SizeHint, Store};
+use crate::layout::{BackupId, ManifestKey, Place, RESTORE_TXT, Role, VAULT_JSON};
+use crate::manifest::{Manifest, Tool};
+use crate::store::{ErrorKind, Key, SizeHint, Store};
 
-/// `Result` of the repository.
-pub type Result<T, E = RepositoryError> = std::result::Result<T, E>;
-
-/// A failed act of the repository.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RepositoryError {
-    /// There is no vault.
-    #[error("{location} is not a vault")]
-    NotAVault {
-        /// Where.
-        location: String,
-    },
-}
-
-/// What `init` is told.
+/// What [`Repository::init`] is told.
 #[derive(Debug, Clone)]
 pub struct InitOptions {
     /// The new vault's id.
@@ -41,8 +46,9 @@ pub struct InitOptions {
     pub encryption: EncryptionChoice,
     /// What a probe of the store found, to be recorded: any JSON.
     pub store: Value,
-    /// Lines for `RESTORE.txt` after the commands that yield an object's plain
-    /// bytes: what those bytes are, and what to do with them.
+    /// What `RESTORE.txt` says after the commands that make the file `restored`:
+    /// what that is, and what to do with it. Commands as in the rest of the text:
+    /// four spaces, `$ `, command.
     pub restore_text: String,
 }
 
@@ -50,6 +56,8 @@ pub struct InitOptions {
 #[derive(Debug, Clone)]
 pub struct Repository {
     store: Arc<dyn Store>,
+    file: Arc<VaultFile>,
+    identities: Option<Identities>,
 }
 
 /// What a new object is.
@@ -67,8 +75,8 @@ pub struct NewObject {
     pub plain_size: SizeHint,
 }
 
-/// A bounded, unlinked file that takes what the store is too slow for.
-#[derive(Debug, Clone)]
+/// A bounded file without a name, which takes what the store is too slow for.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spool {
     /// The directory of the file.
     pub directory: PathBuf,
@@ -77,7 +85,7 @@ pub struct Spool {
 }
 
 /// How an object is written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WriteOptions {
     /// zstd's level.
     pub level: i32,
@@ -87,248 +95,195 @@ pub struct WriteOptions {
     pub spool: Option<Spool>,
 }
 
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self { level: compression::LEVEL, workers: workers(), spool: None }
+    }
+}
+
 /// How an object is read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadOptions {
     /// Threads that decompress.
     pub workers: usize,
 }
 
-/// An object on its way into the vault.
-pub struct ObjectWriter {}
-
-/// What finishing an object showed, beside its record.
-pub struct WrittenObject {
-    /// Its record, for the manifest.
-    pub record: ObjectRecord,
-    /// The most bytes that waited in the spool.
-    pub spooled: u64,
-}
-
-impl ObjectWriter {
-    /// Takes the next plain bytes. Waits while the pipeline is full.
-    pub async fn write(&mut self, _chunk: Bytes) -> Result<()> {
-        todo!()
-    }
-    /// Makes the object durable.
-    pub async fn finish(self) -> Result<WrittenObject> {
-        todo!()
-    }
-    /// Gives up; nothing stays visible.
-    pub async fn abort(self) -> Result<()> {
-        todo!()
+impl Default for ReadOptions {
+    fn default() -> Self {
+        Self { workers: workers() }
     }
 }
 
-/// An object's plain bytes, verified on the way: the end is reported only after
-/// sizes, digests, frames and seek table have all matched.
-pub struct ObjectReader {}
-
-impl ObjectReader {
-    /// The next bytes, at most one frame; `None` when everything has matched.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        todo!()
-    }
-    /// The same, for a thread outside the runtime.
-    pub fn next_blocking(&mut self) -> Result<Option<Bytes>> {
-        todo!()
-    }
-    /// Stored bytes read so far.
-    pub fn stored_read(&self) -> u64 {
-        todo!()
-    }
+/// One thread for each processor, within reason: each costs some 10 MB.
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 4)
 }
 
-/// Which backups are looked at.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// Of this cluster only.
-    pub cluster: Option<ClusterName>,
-    /// Begun at this time or later.
-    pub from: Option<DateTime<Utc>>,
-    /// Begun before this time.
-    pub before: Option<DateTime<Utc>>,
-}
-
-/// A manifest with its key.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Backup {
-    /// Its key.
-    pub key: ManifestKey,
-    /// What it says.
-    pub manifest: Manifest,
-}
-
-/// A manifest that cannot be used.
-#[derive(Debug)]
-pub struct CorruptEntry {
-    /// Its key in the store.
-    pub key: String,
-    /// Why.
-    pub error: RepositoryError,
-}
-
-/// What a vault holds.
-#[derive(Debug, Default)]
-pub struct Listing {
-    /// Usable backups, newest last.
-    pub backups: Vec<Backup>,
-    /// Names and manifests that are damaged. Not empty: exit code 20.
-    pub corrupt: Vec<CorruptEntry>,
-}
-
-/// How a person names a backup.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Selector {
-    /// The newest that is no mismatch.
-    Latest,
-    /// The newest begun before this time that is no mismatch.
-    LatestBefore(DateTime<Utc>),
-    /// An id or the start of one that is unique, in either case.
-    Id(String),
-}
-
-/// The result of a verification, stored beside the backup.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Receipt {
-    /// Which backup.
-    pub id: BackupId,
-    /// When.
-    pub time: DateTime<Utc>,
-    /// How deep.
-    pub level: Level,
-    /// The caller's part: a JSON object.
-    pub body: Value,
-}
-
-/// A history of sequences that never forks.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Lineage {
-    /// Where.
-    pub place: Place,
-    /// When it was first seen.
-    pub created: DateTime<Utc>,
-    /// The lineage that it was forked from, and where.
-    pub parent: Option<LineageParent>,
-    /// The caller's part: a JSON object.
-    pub body: Value,
-}
-
-/// Where a lineage forked off.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LineageParent {
-    /// The lineage that it came from.
-    pub lineage: String,
-    /// The last common sequence.
-    pub sequence: u64,
-    /// A hash of the content there, if known.
-    pub hash: Option<String>,
-}
-
-/// What reading every stored byte showed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct StoredReport {
-    /// Stored bytes read, all matching their digest.
-    pub stored: u64,
-    /// Frames checked; `None` when there was no key to look inside.
-    pub frames: Option<u64>,
+fn root_key(name: &'static str) -> Key {
+    Key::new(name).expect("the names of files at the root are valid keys")
 }
 
 impl Repository {
-    /// Makes a vault of an empty place. Never over a vault, never among other
-    /// things.
+    /// Makes a vault of an empty place. Never over a vault, and never among other
+    /// things: only the `RESTORE.txt` of an interrupted attempt may be there.
+    /// With a passphrase, the vault is unlocked already.
     pub async fn init(store: Arc<dyn Store>, options: InitOptions) -> Result<Self> {
-        let _ = options;
-        Ok(Self { store })
+        let (vault_key, text_key) = (root_key(VAULT_JSON), root_key(RESTORE_TXT));
+        let location = store.location();
+        if store.head(&vault_key).await?.is_some() {
+            return Err(RepositoryError::AlreadyAVault { location });
+        }
+        let mut leftover = false;
+        {
+            use futures_util::TryStreamExt as _;
+            let mut listed = store.list("", None);
+            while let Some(info) = listed.try_next().await? {
+                if info.key == vault_key {
+                    return Err(RepositoryError::AlreadyAVault { location });
+                }
+                if info.key != text_key {
+                    let found = info.key.to_string();
+                    return Err(RepositoryError::NotEmpty { location, found });
+                }
+                leftover = true;
+            }
+        }
+        let prepared = options.clone();
+        let prepared = tokio::task::spawn_blocking(move || VaultFile::create(&prepared)).await;
+        let (file, text) =
+            prepared.map_err(|error| RepositoryError::internal(VAULT_JSON, error))??;
+        let bytes = file.encode()?;
+        if leftover {
+            store.delete(&text_key).await?;
+        }
+        // The vault exists from the moment that `vault.json` does: it comes last.
+        put(&*store, &text_key, text.into()).await?;
+        match put(&*store, &vault_key, bytes.into()).await {
+            Err(RepositoryError::Store(error)) if error.kind == ErrorKind::AlreadyExists => {
+                return Err(RepositoryError::AlreadyAVault { location });
+            }
+            other => other?,
+        }
+        let identities = match options.encryption {
+            EncryptionChoice::Passphrase { passphrase, .. } => {
+                Some(Identities::from_passphrase(passphrase))
+            }
+            EncryptionChoice::None | EncryptionChoice::Recipients(_) => None,
+        };
+        Ok(Self { store, file: Arc::new(file), identities })
     }
+
     /// Opens a vault. Never creates anything.
     pub async fn open(store: Arc<dyn Store>) -> Result<Self> {
-        Ok(Self { store })
+        match find::read_small(&*store, &root_key(VAULT_JSON)).await? {
+            None => Err(RepositoryError::NotAVault { location: store.location() }),
+            Some(bytes) => {
+                let file = Arc::new(VaultFile::decode(&bytes)?);
+                Ok(Self { store, file, identities: None })
+            }
+        }
     }
+
     /// The store.
     pub fn store(&self) -> &Arc<dyn Store> {
         &self.store
     }
-    /// Checks `identities` against the vault's canary and keeps them for reading
-    /// (and, with a passphrase, for writing). A key that does not fit fails with
-    /// [`RepositoryError::WrongKey`]. On a vault without encryption: does nothing.
-    pub async fn unlock(&mut self, _identities: Identities) -> Result<()> {
-        todo!()
+
+    /// What `vault.json` says.
+    pub fn vault_file(&self) -> &VaultFile {
+        &self.file
     }
-    /// Begins an object. Must be called within a tokio runtime.
-    pub async fn create_object(
-        &self,
-        _object: NewObject,
-        _options: &WriteOptions,
-    ) -> Result<ObjectWriter> {
-        todo!()
+
+    /// Whether a key is needed to read objects.
+    pub fn is_encrypted(&self) -> bool {
+        self.file.encryption != VaultEncryption::None
     }
-    /// Writes the manifest: from here on the backup exists.
-    pub async fn commit(&self, _manifest: &Manifest) -> Result<ManifestKey> {
-        todo!()
+
+    /// Whether the key that is needed to write objects is missing: of a vault with
+    /// a passphrase that was not unlocked.
+    pub fn needs_key_to_write(&self) -> bool {
+        matches!(self.file.encryption, VaultEncryption::AgePassphrase { .. })
+            && self.identities.as_ref().is_none_or(|key| key.passphrase().is_none())
     }
-    /// Every backup within `filter`, each manifest read and checked.
-    pub async fn list(&self, _filter: &Filter) -> Result<Listing> {
-        todo!()
+
+    /// Checks `identities` against the vault's canary and keeps them, for reading
+    /// and, where there is a passphrase, for writing. A key that does not fit
+    /// fails with [`RepositoryError::WrongKey`]. Does nothing to a vault without
+    /// encryption.
+    pub async fn unlock(&mut self, identities: Identities) -> Result<()> {
+        if !self.is_encrypted() {
+            return Ok(());
+        }
+        let (file, key) = (Arc::clone(&self.file), identities.clone());
+        match tokio::task::spawn_blocking(move || file.check_key(&key)).await {
+            Ok(result) => result?,
+            Err(error) => return Err(RepositoryError::internal(VAULT_JSON, error)),
+        }
+        self.identities = Some(identities);
+        Ok(())
     }
-    /// The backup under this key.
-    pub async fn load(&self, _key: &ManifestKey) -> Result<Backup> {
-        todo!()
+
+    /// Whether `RESTORE.txt` is there as it was written.
+    pub async fn check_restore_text(&self) -> Result<()> {
+        let key = root_key(RESTORE_TXT);
+        match self.read_small(&key).await? {
+            None => Err(RepositoryError::corrupt(RESTORE_TXT, "it is missing")),
+            Some(text)
+                if crate::digest::Sha256::of(&text) == self.file.restore_txt_sha256 =>
+            {
+                Ok(())
+            }
+            Some(_) => Err(RepositoryError::corrupt(RESTORE_TXT, "it is not what was written")),
+        }
     }
-    /// The backup that `selector` names, in `cluster` or in all.
-    pub async fn find(
-        &self,
-        _cluster: Option<&ClusterName>,
-        _selector: &Selector,
-    ) -> Result<Backup> {
-        todo!()
+
+    /// Writes the manifest: from here on the backup exists. Refuses one that
+    /// could not be read back, or of which an object is not there in its full
+    /// size. Repeating it with the same manifest is no error.
+    pub async fn commit(&self, manifest: &Manifest) -> Result<ManifestKey> {
+        let (key, bytes) = manifest.encode().map_err(vault_file::unfit)?;
+        for record in &manifest.objects {
+            let object = record.key().map_err(vault_file::unfit)?;
+            let size = self.store.head(&object).await?.map(|info| info.size);
+            if size != Some(record.stored_size) {
+                let why = match size {
+                    None => "it is missing".to_owned(),
+                    Some(size) => format!("{size} bytes are stored of {}", record.stored_size),
+                };
+                return Err(RepositoryError::corrupt(&record.key, why));
+            }
+        }
+        self.put_same(&key.key(), bytes).await?;
+        Ok(key)
     }
-    /// Streams an object's plain bytes, verified. Must be called within a tokio runtime.
-    pub async fn open_object(
-        &self,
-        _record: &ObjectRecord,
-        _options: &ReadOptions,
-    ) -> Result<ObjectReader> {
-        todo!()
+
+    /// Writes a small file; one with the same bytes already there is as good.
+    async fn put_same(&self, key: &Key, bytes: Vec<u8>) -> Result<()> {
+        let bytes = Bytes::from(bytes);
+        match put(&*self.store, key, bytes.clone()).await {
+            Err(RepositoryError::Store(error)) if error.kind == ErrorKind::AlreadyExists => {
+                match self.read_small(key).await? {
+                    Some(there) if there == bytes => Ok(()),
+                    _ => Err(RepositoryError::Store(error)),
+                }
+            }
+            other => other,
+        }
     }
-    /// Some of an object's plain bytes. Only the frames that hold them are read,
-    /// decrypted and checked.
-    pub async fn read_range(
-        &self,
-        _record: &ObjectRecord,
-        _range: std::ops::Range<u64>,
-    ) -> Result<Bytes> {
-        todo!()
+}
+
+async fn put(store: &dyn Store, key: &Key, bytes: Bytes) -> Result<()> {
+    let mut upload = store.put_new(key, SizeHint::Exact(bytes.len() as u64)).await?;
+    if let Err(error) = upload.write(bytes).await {
+        // The first error says more.
+        let _ = upload.abort().await;
+        return Err(error.into());
     }
-    /// Reads every stored byte against its digest, and every frame where the
-    /// object is not encrypted or the vault is unlocked. `progress` is told the
-    /// stored bytes read so far.
-    pub async fn verify_stored(
-        &self,
-        _record: &ObjectRecord,
-        _options: &ReadOptions,
-        _progress: &mut (dyn FnMut(u64) + Send),
-    ) -> Result<StoredReport> {
-        todo!()
-    }
-    /// Stores the result of a verification.
-    pub async fn put_receipt(&self, _place: &Place, _receipt: &Receipt) -> Result<()> {
-        todo!()
-    }
-    /// The receipts of a backup, oldest first; damaged ones apart.
-    pub async fn receipts(
-        &self,
-        _place: &Place,
-        _id: BackupId,
-    ) -> Result<(Vec<Receipt>, Vec<CorruptEntry>)> {
-        todo!()
-    }
-    /// Writes `lineage.json` if there is none, and returns the one that is there.
-    pub async fn ensure_lineage(&self, _lineage: &Lineage) -> Result<Lineage> {
-        todo!()
-    }
-    /// The lineage of this place, if it has been written.
-    pub async fn lineage(&self, _place: &Place) -> Result<Option<Lineage>> {
-        todo!()
-    }
+    upload.finish().await?;
+    Ok(())
+}
+
+/// Whole milliseconds: what files keep of a time.
+fn millis(time: DateTime<Utc>) -> DateTime<Utc> {
+    time.trunc_subsecs(3)
 }

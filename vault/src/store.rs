@@ -9,6 +9,7 @@
 //!
 //! One contract suite (`tests/store_contract.rs`) runs over every store.
 
+pub mod fault;
 pub mod local;
 pub mod memory;
 pub mod s3;
