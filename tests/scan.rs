@@ -8,7 +8,7 @@ mod mkdb;
 use std::path::Path;
 
 use etcdvault::bbolt::Database;
-use etcdvault::datadir::hash::{Scan, ScanError, ScanOptions, StreamScan, two_pass};
+use etcdvault::datadir::hash::{Scan, ScanError, ScanOptions, ScanProblem, StreamScan, two_pass};
 use etcdvault::datadir::schema::{Content, KeyValue, RecordKey};
 use proptest::prelude::*;
 
@@ -352,38 +352,55 @@ fn free_pages_may_hold_anything() {
 
 #[test]
 fn damage_of_any_page_is_told() {
-    let args = ["-compact-every", "60", "-large", "8", "-users", "100", "-freelist"];
+    let args = [
+        "-compact-every",
+        "60",
+        "-large",
+        "8",
+        "-large-size",
+        "9000",
+        "-users",
+        "100",
+        "-freelist",
+        "-transactions",
+        "150",
+        "-page-size",
+        "1024",
+    ];
     let (_directory, path, bytes) = snapshot(&args);
     let honest = sound(&bytes);
     let free = mkdb::free_pages(&path);
     let (pages, size) = (honest.meta.high_water, honest.meta.page_size as usize);
-    let want = honest.hash_kv(0, None).unwrap();
-    let mut told = 0;
+    let want = (honest.hash_kv(0, None).unwrap(), honest.status_hash);
+    let (mut unsound, mut other, mut same) = (0, 0, 0);
     for id in 0..pages {
         // Every page in turn overwritten by its neighbour's bytes.
         let mut damaged = bytes.clone();
         let (at, from) = (id as usize * size, ((id + 1) % pages) as usize * size);
-        let other = bytes[from..from + size].to_vec();
-        damaged[at..at + size].copy_from_slice(&other);
-        match scan_with(&damaged, 1 << 20, ScanOptions::default()) {
-            Ok(scan) if !scan.is_sound() => told += 1,
-            Ok(scan) => {
-                assert_eq!(scan.digests.unwrap().trailer_ok(), Some(damaged == bytes), "{id}");
-                // Without a structural fault: a free page, a meta, or bytes
-                // within a long value, which only the hash can tell.
-                let same = scan.hash_kv(0, None).unwrap() == want;
-                assert!(!free.contains(&id) || same, "free page {id} counted");
-            }
-            Err(error) => panic!("page {id}: {error}"),
-        }
-        let database = Database::open(damaged.as_slice()).unwrap();
-        let report = database.check();
+        damaged.copy_within(from..from + size, at);
         let scan = scan_with(&damaged, 1 << 20, ScanOptions::default()).unwrap();
-        if !report.problems.is_empty() {
-            assert!(!scan.is_sound(), "page {id}: {:?}", report.problems);
+        assert_eq!(scan.digests.as_ref().unwrap().trailer_ok(), Some(damaged == bytes), "{id}");
+        // bbolt's rules, applied by random access, see the same.
+        let report = Database::open(damaged.as_slice()).unwrap().check();
+        assert_eq!(report.problems.is_empty(), scan.is_sound() || all_records(&scan), "{id}");
+        if !scan.is_sound() {
+            unsound += 1;
+            assert!(!free.contains(&id), "free page {id}: {:?}", scan.problems);
+        } else if (scan.hash_kv(0, None).unwrap(), scan.status_hash) != want {
+            // Within a long value, where only the hash can tell.
+            other += 1;
+            assert!(!free.contains(&id), "free page {id} counted");
+        } else {
+            same += 1;
+            assert!(id < 2 || free.contains(&id) || damaged == bytes, "page {id} is not told");
         }
     }
-    assert!(told * 10 > pages * 2, "{told} of {pages} told");
+    assert!(unsound > 20 && other > 20 && same > 20, "{unsound} {other} {same}");
+}
+
+/// Whether the only problems are with records, of which bbolt knows nothing.
+fn all_records(scan: &Scan) -> bool {
+    scan.problems.iter().all(|problem| matches!(problem, ScanProblem::Record { .. }))
 }
 
 #[test]

@@ -235,7 +235,6 @@ impl<S: PageSource> Pages for &Database<S> {
 pub struct Checker {
     high_water: PageId,
     used: Bitmap,
-    used_pages: u64,
     stored_freelist: bool,
     problems: Problems,
 }
@@ -259,17 +258,10 @@ impl Checker {
     /// the file's size. The two meta pages are in use from the start.
     pub fn new(high_water: PageId) -> Self {
         let mut used = Bitmap::new(high_water);
-        let metas = high_water.min(2);
-        (0..metas).for_each(|page| {
+        (0..high_water.min(2)).for_each(|page| {
             used.set(page);
         });
-        Self {
-            high_water,
-            used,
-            used_pages: metas,
-            stored_freelist: false,
-            problems: Problems::default(),
-        }
+        Self { high_water, used, stored_freelist: false, problems: Problems::default() }
     }
 
     /// Adds a problem found by the caller.
@@ -404,9 +396,7 @@ impl Checker {
     }
 
     fn mark(&mut self, id: PageId) -> bool {
-        let new = self.used.set(id);
-        self.used_pages += u64::from(new);
-        new
+        self.used.set(id)
     }
 
     fn mark_run(&mut self, id: PageId, overflow: u32) -> bool {
@@ -555,16 +545,13 @@ impl Checker {
 
     /// Pages found in use so far.
     pub fn used_pages(&self) -> u64 {
-        self.used_pages
+        self.used.ones()
     }
 
     /// The result.
     pub fn finish(self) -> Report {
-        Report {
-            problems: self.problems,
-            used_pages: self.used_pages,
-            free_pages: self.high_water - self.used_pages,
-        }
+        let used_pages = self.used.ones();
+        Report { problems: self.problems, used_pages, free_pages: self.high_water - used_pages }
     }
 }
 
@@ -672,6 +659,10 @@ impl Bitmap {
 
     fn get(&self, bit: u64) -> bool {
         self.words[(bit / 64) as usize] >> (bit % 64) & 1 == 1
+    }
+
+    fn ones(&self) -> u64 {
+        self.words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// Sets the bit; whether it was clear.

@@ -8,19 +8,19 @@ use serde::Deserialize;
 
 /// What the helper computes of a database, apart from the code under test.
 #[derive(Debug, Deserialize)]
-pub struct Hashes {
+pub(crate) struct Hashes {
     /// The hash of `etcdutl snapshot status`.
-    pub status_hash: u32,
+    pub(crate) status_hash: u32,
     /// HashKV at what was asked.
-    pub hash_kv: u32,
+    pub(crate) hash_kv: u32,
     /// Entries of all buckets.
-    pub entries: u64,
+    pub(crate) entries: u64,
     /// Records of the bucket `key`.
-    pub records: u64,
+    pub(crate) records: u64,
     /// Keys that exist.
-    pub live_keys: u64,
+    pub(crate) live_keys: u64,
     /// Main revision of the last record.
-    pub last_record: i64,
+    pub(crate) last_record: i64,
 }
 
 fn program() -> &'static Path {
@@ -38,14 +38,14 @@ fn run(args: &[&str], path: &Path, more: &[String]) -> Output {
 }
 
 /// Makes a database at `path`; `args` are the flags of `mkdb make`.
-pub fn make(path: &Path, args: &[&str]) {
+pub(crate) fn make(path: &Path, args: &[&str]) {
     let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
     let output = run(&["make", "-out"], path, &args);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// bbolt's own check: what it complains of, `Ok` when nothing.
-pub fn check(path: &Path) -> Result<(), String> {
+pub(crate) fn check(path: &Path) -> Result<(), String> {
     let output = run(&["check"], path, &[]);
     if output.status.success() {
         return Ok(());
@@ -55,14 +55,14 @@ pub fn check(path: &Path) -> Result<(), String> {
 }
 
 /// Totals, status hash and HashKV.
-pub fn hashes(path: &Path, revision: i64, compact: i64) -> Hashes {
+pub(crate) fn hashes(path: &Path, revision: i64, compact: i64) -> Hashes {
     let output = run(&["hash"], path, &[revision.to_string(), compact.to_string()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
 /// Ids of the free pages.
-pub fn free_pages(path: &Path) -> Vec<u64> {
+pub(crate) fn free_pages(path: &Path) -> Vec<u64> {
     let output = run(&["free"], path, &[]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");

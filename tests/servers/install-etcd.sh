@@ -3,7 +3,9 @@
 # their directory. A directory in the cache is complete: it is built beside its
 # place and renamed. Runs side by side wait for each other.
 #
-#   install-etcd.sh 3.4|3.5|3.6|3.7
+#   install-etcd.sh 3.4|3.5|3.6|3.7|distribution
+#
+# `distribution` is whatever version the distribution's packages have.
 #
 # The cache is $ETCDVAULT_TEST_CACHE, else ~/.cache/etcdvault-test.
 set -euo pipefail
@@ -20,7 +22,8 @@ case $series in
     version=$(awk '$1 == "go.etcd.io/etcd/server/v3" { v = substr($2, 2) } END { print v }' \
       "$here/etcd-$series/go.mod")
     [ -n "$version" ] || fail "no server version in etcd-$series/go.mod" ;;
-  *) fail "which etcd? 3.4, 3.5, 3.6 or 3.7 (got '${series}')" ;;
+  distribution) version=distribution ;;
+  *) fail "which etcd? 3.4, 3.5, 3.6, 3.7 or distribution (got '${series}')" ;;
 esac
 
 target=$cache/etcd-$version
@@ -47,25 +50,36 @@ from_modules() {
   mv "$build/out/server" "$build/out/etcd"
 }
 
-# The distribution's packages, unpacked and not installed: nothing is started
-# and nothing of the machine changes.
+# Debian's packages, unpacked and not installed: nothing is started and nothing
+# of the machine changes, not even its package lists. 3.4 is Debian 12's, whatever
+# runs here.
 from_packages() {
-  command -v apt-get >/dev/null || fail "etcd $version comes from Debian 12's packages; no apt-get here"
-  mkdir "$build/packages"
-  (cd "$build/packages" &&
-    apt-get -o APT::Sandbox::User=root download -qq etcd-server etcd-client) >&2 ||
-    fail "apt-get download etcd-server etcd-client failed (apt-get update first?)"
-  local package
+  command -v apt-get >/dev/null || fail "etcd $version comes from Debian's packages; no apt-get here"
+  local apt=$build/apt options package
+  mkdir -p "$build/packages" "$apt/lists/partial" "$apt/cache/archives/partial"
+  options=(-qq -o APT::Sandbox::User=root -o "Dir::State::lists=$apt/lists" -o "Dir::Cache=$apt/cache")
+  if [ "$series" = 3.4 ]; then
+    local keys=/usr/share/keyrings/debian-archive-keyring.gpg
+    [ -e "$keys" ] || fail "$keys is missing (the package debian-archive-keyring)"
+    echo "deb [signed-by=$keys] ${DEBIAN_MIRROR:-http://deb.debian.org/debian} bookworm main" >"$apt/sources.list"
+    options+=(-o "Dir::Etc::sourcelist=$apt/sources.list" -o Dir::Etc::sourceparts=-)
+  fi
+  apt-get "${options[@]}" update >&2 || fail "the package lists cannot be had"
+  (cd "$build/packages" && apt-get "${options[@]}" download etcd-server etcd-client) >&2 ||
+    fail "apt-get download etcd-server etcd-client failed"
   for package in "$build"/packages/*.deb; do
     dpkg -x "$package" "$build/packages/root"
   done
   mv "$build/packages/root/usr/bin/etcd" "$build/packages/root/usr/bin/etcdctl" "$build/out/"
 }
 
-if [ "$series" = 3.4 ]; then from_packages; else from_modules; fi
+case $series in
+  3.4 | distribution) from_packages ;;
+  *) from_modules ;;
+esac
 
-said=$("$build/out/etcd" --version | head -n 1)
-[ "$said" = "etcd Version: $version" ] || fail "what was built calls itself '$said', not $version"
+said=$("$build/out/etcd" --version | sed -n 1p)
+[ "$series" = distribution ] || [ "$said" = "etcd Version: $version" ] || fail "what was built calls itself '$said', not $version"
 chmod 755 "$build"/out/*
 mv -T "$build/out" "$target"
 echo "$target"

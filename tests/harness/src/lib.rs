@@ -8,6 +8,7 @@ pub mod etcd;
 pub mod fill;
 pub mod port;
 pub mod process;
+pub mod s3;
 pub mod tls;
 
 use std::error::Error as StdError;

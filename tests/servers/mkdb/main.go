@@ -323,7 +323,10 @@ func free(path string) error {
 				return nil
 			}
 			if page.Type == "free" {
+				// What its header says of overflow is stale.
 				fmt.Println(id)
+				id++
+				continue
 			}
 			id += 1 + page.OverflowCount
 		}

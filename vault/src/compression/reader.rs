@@ -153,12 +153,7 @@ struct Job {
 
 type Decoded = Result<Bytes, ReadError>;
 
-fn decode(
-    jobs: &Receiver<Job>,
-    plain: &SyncSender<Decoded>,
-    spare: &Sender<Vec<u8>>,
-    pool: &Pool,
-) {
+fn decode(jobs: &Receiver<Job>, plain: &SyncSender<Decoded>, spare: &Sender<Vec<u8>>, pool: &Pool) {
     let Ok(mut decoder) = FrameDecoder::new() else { return };
     while let Ok(job) = jobs.recv() {
         let mut out = pool.take();
@@ -245,11 +240,7 @@ struct Splitting {
     spare: Receiver<Vec<u8>>,
 }
 
-fn read_stored(
-    mut source: Source,
-    depth: &Depth,
-    splitting: Splitting,
-) -> Result<(), ReadError> {
+fn read_stored(mut source: Source, depth: &Depth, splitting: Splitting) -> Result<(), ReadError> {
     let expected = splitting.expected;
     match depth {
         Depth::Stored => source.drain()?,

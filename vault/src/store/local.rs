@@ -71,13 +71,8 @@ impl LocalStore {
         let is_directory = fs.read_dir(&root).map_err(|error| failed(act(), error));
         is_directory?;
         let writer = Writer::current().map_err(|error| failed(act(), error))?;
-        let shared = Shared {
-            root,
-            fs,
-            writer,
-            counter: AtomicU64::new(0),
-            settled: Mutex::default(),
-        };
+        let shared =
+            Shared { root, fs, writer, counter: AtomicU64::new(0), settled: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -393,7 +388,9 @@ impl Store for LocalStore {
                     let dead = match shared.writer.knows_dead(&other) {
                         Some(dead) => dead,
                         None => match shared.fs.metadata(path) {
-                            Ok(found) => found.modified.elapsed().is_ok_and(|age| age > FOREIGN_AGE),
+                            Ok(found) => {
+                                found.modified.elapsed().is_ok_and(|age| age > FOREIGN_AGE)
+                            }
                             Err(_) => false,
                         },
                     };

@@ -39,7 +39,7 @@ pub use self::config::{
     PLANNED_PARTS, PathStyle, S3Config, Sse,
 };
 pub use self::error::Answer;
-use self::error::{answer, failed};
+use self::error::{answer, failed, is_forbidden};
 pub use self::probe::Probe;
 use super::{
     Capabilities, Download, ErrorKind, Key, ObjectInfo, Result, SizeHint, Store, StoreError, Upload,
@@ -248,7 +248,9 @@ impl Inner {
                 };
                 let absent = match error.kind {
                     ErrorKind::NotFound => true,
-                    ErrorKind::PermissionDenied => self.is_absent(key).await,
+                    ErrorKind::PermissionDenied if is_forbidden(&error) => {
+                        self.is_absent(key).await
+                    }
                     _ => false,
                 };
                 if absent { Ok(None) } else { Err(error) }

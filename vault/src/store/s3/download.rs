@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 
-use super::error::{broken_body, failed};
+use super::error::{broken_body, failed, is_forbidden};
 use super::{Inner, READ};
 use crate::store::{Download, ErrorKind, Key, Result, StoreError};
 
@@ -54,7 +54,8 @@ pub(super) async fn open(
         StoreError::new(ErrorKind::InvalidRange, act)
     };
     if let Some(range) = &range {
-        if range.start > range.end {
+        // No store has objects beyond a signed 64-bit size.
+        if range.start > range.end || i64::try_from(range.end).is_err() {
             return Err(outside(None));
         }
         if range.is_empty() {
@@ -71,7 +72,7 @@ pub(super) async fn open(
     let opened = match request(&inner, &object, &act, range.clone(), None).await {
         Ok(opened) => opened,
         Err(error) => {
-            if error.kind == ErrorKind::PermissionDenied && inner.is_absent(key).await {
+            if is_forbidden(&error) && inner.is_absent(key).await {
                 let act = format!("{act}: there is no such object");
                 return Err(StoreError::new(ErrorKind::NotFound, act));
             }

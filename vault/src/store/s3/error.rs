@@ -65,6 +65,17 @@ pub(super) fn is_ambiguous(error: &StoreError) -> bool {
     matches!(error.kind, ErrorKind::Timeout | ErrorKind::Unavailable)
 }
 
+/// The answer behind an error of [`failed`].
+pub(super) fn answer_of(error: &StoreError) -> Option<&Answer> {
+    error.source.as_deref().and_then(|source| source.downcast_ref())
+}
+
+/// Whether the store knows us and refuses, which some stores also do for objects
+/// that are not there.
+pub(super) fn is_forbidden(error: &StoreError) -> bool {
+    error.kind == ErrorKind::PermissionDenied && answer_of(error).is_some_and(|a| a.status == 403)
+}
+
 /// The store's answer inside a failure, if there was one.
 pub(super) fn answer<E>(error: &SdkError<E, HttpResponse>) -> Option<Answer>
 where
@@ -142,7 +153,6 @@ fn judge(
 ) -> (ErrorKind, String) {
     let bucket = &site.bucket;
     let code = answer.code.as_deref().unwrap_or("");
-    let message = answer.message.as_deref().unwrap_or("");
     let (kind, reason) = match (code, answer.status) {
         ("NoSuchBucket", _) => (ErrorKind::Configuration, format!("there is no bucket {bucket}")),
         ("NoSuchKey" | "NotFound", _) => {
@@ -223,9 +233,11 @@ fn judge(
             (ErrorKind::Unavailable, "the store is overloaded or not ready".to_owned())
         }
         (_, 500..) => (ErrorKind::Unavailable, "the store failed".to_owned()),
-        (_, 400) if message.contains("HTTP request to an HTTPS server") => (
+        // Servers say so in different words, some without any.
+        ("", 400) if site.endpoint.as_ref().is_some_and(|endpoint| !endpoint.tls) => (
             ErrorKind::Configuration,
-            "the endpoint speaks TLS: its URL has to start with https://".to_owned(),
+            "the answer is not that of S3: the endpoint may speak TLS, and its URL have to start with https://"
+                .to_owned(),
         ),
         (_, 401 | 403) => (ErrorKind::PermissionDenied, format!("the credentials lack {action}")),
         (_, 404) => (ErrorKind::NotFound, "there is no such object".to_owned()),

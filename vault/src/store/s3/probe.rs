@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::checksum::{Checksum, ChecksumMode, Sum, with_checksum};
-use super::error::{Answer, failed};
+use super::error::{answer_of, failed};
 use super::{Inner, WRITE};
 use crate::store::{ErrorKind, Key, Result, StoreError};
 
@@ -264,11 +264,7 @@ impl<'a> Trial<'a> {
     /// Tells a store's "not like this" from failures that say nothing of it.
     fn tried(&self, error: Option<StoreError>) -> Result<Tried> {
         let Some(error) = error else { return Ok(Tried::Accepted) };
-        let status = error
-            .source
-            .as_deref()
-            .and_then(|source| source.downcast_ref::<Answer>())
-            .map(|answer| answer.status);
+        let status = answer_of(&error).map(|answer| answer.status);
         let refused = matches!(status, Some(400 | 405 | 409 | 411 | 412 | 422 | 501));
         let ours = matches!(
             error.kind,

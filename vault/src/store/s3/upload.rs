@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use ulid::Ulid;
 
 use super::checksum::{Checksum, Sum, with_checksum};
-use super::error::{failed, is_ambiguous};
+use super::error::{answer_of, failed, is_ambiguous};
 use super::{Inner, Sse, WRITE, client, size};
 use crate::store::{ErrorKind, Key, ObjectInfo, Result, SizeHint, StoreError, Upload};
 
@@ -305,8 +305,8 @@ impl Target {
             else {
                 return self.seen(size).await;
             };
-            let conflict = error.source.as_deref().and_then(|e| e.downcast_ref::<super::Answer>());
-            if conflict.is_none_or(|answer| answer.status != 409) || conflicts == MAX_CONFLICTS {
+            let conflict = answer_of(&error).is_some_and(|answer| answer.status == 409);
+            if !conflict || conflicts == MAX_CONFLICTS {
                 break error;
             }
             conflicts += 1;
@@ -435,10 +435,7 @@ impl Target {
             Ok(_) => self.seen(size).await,
             Err(error) => {
                 let mut error = failed(&self.inner.site, &self.act, WRITE, error);
-                if let Some(answer) =
-                    error.source.as_deref().and_then(|e| e.downcast_ref::<super::Answer>())
-                    && answer.status == 409
-                {
+                if answer_of(&error).is_some_and(|answer| answer.status == 409) {
                     error.act = format!(
                         "{}: another request on the same name came in between; the upload was discarded and has to be made anew",
                         self.act
