@@ -26,5 +26,9 @@ macro_rules! transcripts {
 
 transcripts! {
     readme: "README.md",
+    backup: "docs/guide/backup.md",
     getting_started: "docs/guide/getting-started.md",
+    inspect_verify: "docs/guide/inspect-verify.md",
+    restore: "docs/guide/restore.md",
+    vault: "docs/guide/vault.md",
 }

@@ -8,7 +8,7 @@ use crate::config::connection::RawConnection;
 use crate::config::keys::RawKeys;
 use crate::config::place::RawPlace;
 
-/// Backs up, restores and migrates etcd clusters, and proves what it did.
+/// Backs up and restores etcd clusters, and proves what it did
 #[derive(Debug, Parser)]
 #[command(
     name = "etcdvault",
@@ -355,8 +355,8 @@ pub(crate) struct RestoreDataDirArgs {
     /// Version of the etcd that will run on it: a store too new for it is refused
     #[arg(long, value_name = "VERSION")]
     pub(crate) etcd_version: Option<String>,
-    /// Owner of the files: user[:group], by name or number [default: as the parent
-    /// directory for root, else yourself]
+    /// Owner of the files: user[:group], by name or number [default: as a directory that
+    /// is there already where you may give files away, else yourself]
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(crate) owner: Option<String>,
     /// Only this cluster's backups [env: ETCDVAULT_CLUSTER]

@@ -43,7 +43,12 @@ pub(crate) fn plural(number: usize, noun: &str) -> String {
     format!("{} {noun}{}", count(number as i128), if number == 1 { "" } else { "s" })
 }
 
-/// `2026-11-21 05:00` in UTC.
+/// `2 of 3 members`, `1 of 1 member`.
+pub(crate) fn of(part: usize, all: usize, noun: &str) -> String {
+    format!("{} of {}", count(part as i128), plural(all, noun))
+}
+
+/// `2026-11-21 05:00:12` in UTC.
 pub(crate) fn time_utc(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S").to_string()
 }

@@ -5,7 +5,7 @@ use vault::manifest::{ObjectEncryption, Proof, ProofState};
 
 use super::args::{ListArgs, ShowArgs};
 use super::exit_code::Exit;
-use super::human::{age, count, printable, size, time_local, time_utc};
+use super::human::{age, count, of, printable, size, time_local, time_utc};
 use super::output::Output;
 use super::settings::open_vault;
 use super::table::{Align, Table};
@@ -59,7 +59,7 @@ fn table(report: &ListReport, width: Option<usize>) -> String {
 fn proof(backup: &ListedBackup) -> String {
     let (same, asked) = backup.agreed;
     match backup.proof.state {
-        ProofState::Proven => format!("{same} of {asked} members"),
+        ProofState::Proven => of(same, asked, "member"),
         ProofState::NotProven => "no".to_owned(),
         ProofState::Mismatch => "DIFFERENT".to_owned(),
         ProofState::Unknown => "unknown".to_owned(),
@@ -166,7 +166,7 @@ fn details(report: &ShowReport) -> String {
 
 fn describe(proof: &Proof, (same, asked): (usize, usize)) -> String {
     match proof.state {
-        ProofState::Proven => format!("proven on {same} of {asked} members"),
+        ProofState::Proven => format!("proven on {}", of(same, asked, "member")),
         ProofState::NotProven => "not proven".to_owned(),
         ProofState::Mismatch => "DIFFERENT from what the cluster held".to_owned(),
         ProofState::Unknown => "unknown".to_owned(),

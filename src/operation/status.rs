@@ -70,7 +70,11 @@ impl StatusReport {
     /// One sentence: does the cluster work, and for how much longer.
     pub fn summary(&self) -> String {
         let Self { voters_answering: up, voters, quorum, .. } = *self;
-        let counted = format!("{up} of {voters} members answer");
+        let counted = if voters == 1 {
+            format!("{up} of 1 member answers")
+        } else {
+            format!("{up} of {voters} members answer")
+        };
         if !self.has_leader {
             return format!(
                 "{counted}; no leader: reads and writes wait until {quorum} members answer."

@@ -122,17 +122,18 @@ impl Stage {
                 .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())),
         )
         .unwrap();
+        let shown = |path: PathBuf| path.display().to_string();
         let variables = [
-            ("PATH", path.to_str().unwrap()),
-            ("HOME", root.path().join("root").to_str().unwrap()),
-            ("TMPDIR", root.path().join("srv").to_str().unwrap()),
-            ("LC_ALL", "C.UTF-8"),
-            ("TZ", "UTC"),
-            ("AWS_EC2_METADATA_DISABLED", "true"),
+            ("PATH", shown(path.into())),
+            ("HOME", shown(root.path().join("root"))),
+            ("TMPDIR", shown(root.path().join("srv"))),
+            ("LC_ALL", "C.UTF-8".to_owned()),
+            ("TZ", "UTC".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
         ];
         Self {
             document: document.to_owned(),
-            variables: variables.map(|(n, v)| (n.to_owned(), v.to_owned())).into(),
+            variables: variables.map(|(name, value)| (name.to_owned(), value)).into(),
             streams: word("streams"),
             root,
             cluster,
@@ -240,7 +241,9 @@ impl Stage {
             self.cluster.kill().unwrap();
             for member in self.cluster.members_mut() {
                 member.delete_data().unwrap();
-                std::fs::rename(from.join(member.name()), member.data_dir()).unwrap();
+                let from = from.join(member.name());
+                std::fs::rename(&from, member.data_dir())
+                    .unwrap_or_else(|error| panic!("{}: {error}", from.display()));
             }
             return self.cluster.start().await.unwrap();
         }
@@ -249,6 +252,7 @@ impl Stage {
                 continue;
             }
             match verb {
+                "kill" if !member.is_running().unwrap() => {}
                 "kill" => drop(member.kill().unwrap()),
                 "spawn" | "start" => member.spawn().unwrap(),
                 _ => panic!("no such act: {act}"),
