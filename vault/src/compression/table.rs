@@ -137,6 +137,9 @@ impl FrameTable {
     pub fn covering(&self, range: std::ops::Range<u64>) -> Vec<Located> {
         let (mut stored_offset, mut plain_offset) = (0, 0);
         let mut found = Vec::new();
+        if range.is_empty() {
+            return found;
+        }
         for (number, &entry) in (0u64..).zip(&self.frames) {
             let end = plain_offset + u64::from(entry.plain);
             if plain_offset < range.end && range.start < end {
