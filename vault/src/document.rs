@@ -304,7 +304,8 @@ mod tests {
                 assert!(matches!(parse(json.as_bytes()), Err(DocumentError::ControlCharacter)));
             }
         }
-        for json in ["{\"a\":1,\"a\":1}", "{\"x\":{\"a\":1,\"b\":2,\"a\":3}}", "{} {}", "1e999", ""] {
+        for json in ["{\"a\":1,\"a\":1}", "{\"x\":{\"a\":1,\"b\":2,\"a\":3}}", "{} {}", "1e999", ""]
+        {
             assert!(matches!(parse(json.as_bytes()), Err(DocumentError::Json(_))), "{json}");
         }
         assert_eq!(printable("a\u{1b}[2J\u{202e}é"), "a\\u{1b}[2J\\u{202e}é");
@@ -312,7 +313,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_sealed_is_refused() {
-        for body in [json!([]), json!({}), json!("x"), json!({"sha256": "x"}), json!({"a": "\u{1b}"})] {
+        for body in
+            [json!([]), json!({}), json!("x"), json!({"sha256": "x"}), json!({"a": "\u{1b}"})]
+        {
             seal(&body).expect_err("not sealable");
         }
     }

@@ -95,7 +95,8 @@ impl FromStr for Recipient {
     type Err = EncryptionError;
 
     fn from_str(text: &str) -> Result<Self, EncryptionError> {
-        let recipient = text.trim().parse().map_err(|_| EncryptionError::InvalidRecipient { number: 1 })?;
+        let recipient =
+            text.trim().parse().map_err(|_| EncryptionError::InvalidRecipient { number: 1 })?;
         Ok(Self(recipient))
     }
 }
@@ -118,9 +119,7 @@ pub fn parse_recipients<S: AsRef<str>>(texts: &[S]) -> Result<Vec<Recipient>, En
         .iter()
         .enumerate()
         .map(|(at, text)| {
-            text.as_ref()
-                .parse()
-                .map_err(|_| EncryptionError::InvalidRecipient { number: at + 1 })
+            text.as_ref().parse().map_err(|_| EncryptionError::InvalidRecipient { number: at + 1 })
         })
         .collect()
 }
@@ -217,10 +216,12 @@ impl Encryptor {
             {
                 Err(EncryptionError::WorkFactor)
             }
-            EncryptionChoice::Passphrase { passphrase, work_factor } => Ok(Some(Self::Passphrase {
-                passphrase: passphrase.clone(),
-                work_factor: *work_factor,
-            })),
+            EncryptionChoice::Passphrase { passphrase, work_factor } => {
+                Ok(Some(Self::Passphrase {
+                    passphrase: passphrase.clone(),
+                    work_factor: *work_factor,
+                }))
+            }
         }
     }
 
@@ -266,10 +267,10 @@ impl<R: Read> Begun<R> {
         let mut head = vec![0; MAX_HEADER];
         let (mut filled, mut needed) = (0, None);
         loop {
-            if let Some(needed) = needed {
-                if filled >= needed {
-                    break;
-                }
+            if let Some(needed) = needed
+                && filled >= needed
+            {
+                break;
             }
             if filled == head.len() {
                 return Err(EncryptionError::Damaged);
@@ -426,8 +427,7 @@ mod tests {
         ));
         let endless = b"age-encryption.org/v1\n".chain(io::repeat(b'-'));
         assert!(matches!(decrypt(endless, &identities), Err(EncryptionError::Damaged)));
-        let many = b"age-encryption.org/v1\n-> X25519 "
-            .chain(io::repeat(b'a'));
+        let many = b"age-encryption.org/v1\n-> X25519 ".chain(io::repeat(b'a'));
         assert!(matches!(decrypt(many, &identities), Err(EncryptionError::Damaged)));
         assert!(matches!(open(b"", &identities), Err(EncryptionError::Damaged)));
     }
@@ -439,7 +439,8 @@ mod tests {
         let secret = identity.to_string();
         let text = format!("# created: now\n# public key: age1…\n\n{}\n", secret.expose_secret());
         let read = Identities::from_text(&text).unwrap();
-        let bytes = Encryptor::Recipients(vec![Recipient(identity.to_public())]).encrypt(b"x").unwrap();
+        let bytes =
+            Encryptor::Recipients(vec![Recipient(identity.to_public())]).encrypt(b"x").unwrap();
         assert_eq!(open(&bytes, &read).unwrap(), b"x");
         assert_eq!(format!("{read:?}"), "Identities(1 keys)");
 

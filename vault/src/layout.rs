@@ -295,13 +295,7 @@ impl ManifestKey {
     /// `manifests/2026/11/20261121T010203Z` under its place: what a listing from
     /// a time starts after.
     pub fn time_prefix(place: &Place, time: DateTime<Utc>) -> String {
-        format!(
-            "{}{:04}/{:02}/{}",
-            place.manifests(),
-            time.year(),
-            time.month(),
-            stamp(time)
-        )
+        format!("{}{:04}/{:02}/{}", place.manifests(), time.year(), time.month(), stamp(time))
     }
 }
 

@@ -13,7 +13,9 @@ use serde_json::Value;
 
 use crate::digest::Sha256;
 use crate::document::{self, DocumentError};
-use crate::layout::{BackupId, ClusterName, InvalidName, Kind, LineageName, ManifestKey, Place, Role};
+use crate::layout::{
+    BackupId, ClusterName, InvalidName, Kind, LineageName, ManifestKey, Place, Role,
+};
 use crate::store::Key;
 
 /// The version of the vault's format that this code writes.
@@ -234,13 +236,33 @@ struct Wire {
 
 /// The members of a manifest of format 1; any other is refused in that format.
 const MEMBERS: [&str; 14] = [
-    "format", "id", "kind", "cluster", "lineage", "sequence", "started", "finished", "tool", "proof",
-    "labels", "objects", "content_schema", "content",
+    "format",
+    "id",
+    "kind",
+    "cluster",
+    "lineage",
+    "sequence",
+    "started",
+    "finished",
+    "tool",
+    "proof",
+    "labels",
+    "objects",
+    "content_schema",
+    "content",
 ];
 /// The same for one of its objects.
 const OBJECT_MEMBERS: [&str; 10] = [
-    "role", "key", "stored_size", "stored_sha256", "plain_size", "plain_sha256", "codec",
-    "encryption", "frames", "frame_table_sha256",
+    "role",
+    "key",
+    "stored_size",
+    "stored_sha256",
+    "plain_size",
+    "plain_sha256",
+    "codec",
+    "encryption",
+    "frames",
+    "frame_table_sha256",
 ];
 
 impl Manifest {
@@ -416,13 +438,12 @@ impl ObjectRecord {
         if self.plain_size > self.frames.saturating_mul(crate::compression::MAX_FRAME_SIZE as u64) {
             return wrong("object size", "it is larger than its frames can hold");
         }
-        if let ObjectEncryption::AgeRecipients { recipients } = &self.encryption {
-            if recipients.is_empty()
+        if let ObjectEncryption::AgeRecipients { recipients } = &self.encryption
+            && (recipients.is_empty()
                 || recipients.len() > MAX_ITEMS
-                || recipients.iter().any(|recipient| recipient.len() > MAX_TEXT)
-            {
-                return wrong("recipients", "none, more than 100, or one longer than 1,000 bytes");
-            }
+                || recipients.iter().any(|recipient| recipient.len() > MAX_TEXT))
+        {
+            return wrong("recipients", "none, more than 100, or one longer than 1,000 bytes");
         }
         Ok(())
     }
@@ -461,7 +482,8 @@ fn check_members(value: &Value) -> Result<(), ManifestError> {
         return wrong("content schema");
     }
     for object in value["objects"].as_array().into_iter().flatten() {
-        if unknown(object, &OBJECT_MEMBERS) || unknown(&object["encryption"], &["mode", "recipients"])
+        if unknown(object, &OBJECT_MEMBERS)
+            || unknown(&object["encryption"], &["mode", "recipients"])
         {
             return wrong("object");
         }

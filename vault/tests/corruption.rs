@@ -10,9 +10,7 @@ use std::sync::Arc;
 use serde_json::json;
 use vault::encryption::EncryptionChoice;
 use vault::layout::{Level, ManifestKey};
-use vault::repository::{
-    Filter, ReadOptions, Receipt, Repository, RepositoryError, Selector,
-};
+use vault::repository::{Filter, ReadOptions, Receipt, Repository, RepositoryError, Selector};
 use vault::store::Key;
 use vault::store::memory::MemoryStore;
 
@@ -75,12 +73,8 @@ async fn inspect(subject: &Subject, store: &MemoryStore) -> Result<(), String> {
 async fn exhaust(choice: EncryptionChoice, size: usize) -> usize {
     let subject = subject(choice, size).await;
     inspect(&subject, &subject.store).await.unwrap();
-    let keys: Vec<Key> = subject
-        .store
-        .keys()
-        .into_iter()
-        .filter(|key| key.as_str() != "RESTORE.txt")
-        .collect();
+    let keys: Vec<Key> =
+        subject.store.keys().into_iter().filter(|key| key.as_str() != "RESTORE.txt").collect();
     assert_eq!(keys.len(), 5, "vault.json, lineage, manifest, object, receipt: {keys:?}");
     let total: usize = keys.iter().map(|key| subject.store.bytes(key).unwrap().len()).sum();
     assert!(total < 10_000, "{total} bytes");
@@ -172,9 +166,8 @@ async fn a_missing_or_exchanged_object_is_detected() {
     let record = subject.vault.load(&subject.manifest).await.unwrap().manifest.objects[0].clone();
     let other = subject.vault.load(&other).await.unwrap().manifest.objects[0].clone();
     let (key, good) = (record.key().unwrap(), subject.store.bytes(&record.key().unwrap()).unwrap());
-    let verify = async || {
-        subject.vault.verify_stored(&record, &ReadOptions::default(), &mut |_| {}).await
-    };
+    let verify =
+        async || subject.vault.verify_stored(&record, &ReadOptions::default(), &mut |_| {}).await;
     subject.store.set(key.clone(), subject.store.bytes(&other.key().unwrap()).unwrap());
     assert!(verify().await.unwrap_err().is_corruption());
     let mut gone = subject.store.clone();

@@ -47,8 +47,7 @@ async fn check(store: Arc<dyn Store>, what: &str) -> usize {
         let lineage = vault.lineage(&backup.key.place).await.expect(what);
         assert!(lineage.is_some(), "{what}: a backup without its lineage");
         for record in &backup.manifest.objects {
-            let report =
-                vault.verify_stored(record, &ReadOptions::default(), &mut |_| {}).await;
+            let report = vault.verify_stored(record, &ReadOptions::default(), &mut |_| {}).await;
             report.expect(what);
         }
     }

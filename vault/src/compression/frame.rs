@@ -44,10 +44,18 @@ pub enum RawFrame {
 enum State {
     Header,
     /// At a block's header, this far into the frame.
-    Block { at: usize, plain: u32 },
+    Block {
+        at: usize,
+        plain: u32,
+    },
     /// In the last four bytes.
-    Checksum { end: usize, plain: u32 },
-    Skippable { end: usize },
+    Checksum {
+        end: usize,
+        plain: u32,
+    },
+    Skippable {
+        end: usize,
+    },
     Done,
 }
 
@@ -255,7 +263,12 @@ impl FrameDecoder {
 
     /// Decodes one frame into `out`, which it replaces, and checks its content
     /// against its checksum and `plain`, the size that it states.
-    pub fn decode(&mut self, frame: &[u8], plain: u32, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    pub fn decode(
+        &mut self,
+        frame: &[u8],
+        plain: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<(), FrameError> {
         out.clear();
         // One byte more than needed would be room for a frame that lies.
         out.reserve_exact(plain as usize);
@@ -295,7 +308,8 @@ mod tests {
 
     #[test]
     fn frames_are_found_whatever_the_chunks() {
-        let random: Vec<u8> = (0u32..300_000).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
+        let random: Vec<u8> =
+            (0u32..300_000).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).collect();
         let contents: [&[u8]; 5] = [b"", b"x", &[7; 1_000_000], &random, &random[..255]];
         let mut stream = Vec::new();
         let mut table = FrameTable::default();

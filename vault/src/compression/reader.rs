@@ -86,10 +86,10 @@ impl AsRef<[u8]> for Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        if let Ok(mut spare) = self.pool.0.lock() {
-            if spare.len() < POOL {
-                spare.push(std::mem::take(&mut self.bytes));
-            }
+        if let Ok(mut spare) = self.pool.0.lock()
+            && spare.len() < POOL
+        {
+            spare.push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -153,12 +153,7 @@ struct Job {
 
 type Decoded = Result<Bytes, ReadError>;
 
-fn decode(
-    jobs: &Receiver<Job>,
-    plain: &SyncSender<Decoded>,
-    spare: &Sender<Vec<u8>>,
-    pool: &Pool,
-) {
+fn decode(jobs: &Receiver<Job>, plain: &SyncSender<Decoded>, spare: &Sender<Vec<u8>>, pool: &Pool) {
     let Ok(mut decoder) = FrameDecoder::new() else { return };
     while let Ok(job) = jobs.recv() {
         let mut out = pool.take();
@@ -245,11 +240,7 @@ struct Splitting {
     spare: Receiver<Vec<u8>>,
 }
 
-fn read_stored(
-    mut source: Source,
-    depth: &Depth,
-    splitting: Splitting,
-) -> Result<(), ReadError> {
+fn read_stored(mut source: Source, depth: &Depth, splitting: Splitting) -> Result<(), ReadError> {
     let expected = splitting.expected;
     match depth {
         Depth::Stored => source.drain()?,

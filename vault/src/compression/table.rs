@@ -88,7 +88,9 @@ impl FrameTable {
     pub fn decode(bytes: &[u8]) -> Result<Self, TableError> {
         let wrong = |why| Err(TableError { why });
         let word = |at: usize| {
-            bytes.get(at..at + 4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+            bytes
+                .get(at..at + 4)
+                .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
         };
         let Some(content) = bytes.len().checked_sub(HEADER) else {
             return wrong("it is too short");
@@ -105,7 +107,7 @@ impl FrameTable {
         }
         let entries = &bytes[HEADER..footer];
         let count = (entries.len() / ENTRY) as u64;
-        if entries.len() % ENTRY != 0
+        if !entries.len().is_multiple_of(ENTRY)
             || word(footer).map(u64::from) != Some(count)
             || count > MAX_FRAMES
         {
@@ -113,8 +115,9 @@ impl FrameTable {
         }
         let mut frames = Vec::with_capacity(entries.len() / ENTRY);
         for entry in entries.chunks_exact(ENTRY) {
-            let word =
-                |at: usize| u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
+            let word = |at: usize| {
+                u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]])
+            };
             let frame = FrameEntry { stored: word(0), plain: word(4), checksum: word(8) };
             if frame.plain as usize > MAX_FRAME_SIZE
                 || frame.stored as usize > super::frame::MAX_STORED

@@ -90,10 +90,16 @@ fn newer_formats_are_refused_when_they_must_be() {
     assert_eq!(parse(&value).unwrap(), sample());
     value["format"] = json!({"version": 1, "oldest_reader": 1});
     assert!(matches!(parse(&value), Err(ManifestError::Member { .. })));
-    for format in [json!(null), json!({}), json!({"version": 1}), json!({"version": -1, "oldest_reader": 1}),
-        json!({"version": 1, "oldest_reader": 2}), json!({"version": 0, "oldest_reader": 0}),
-        json!({"version": "1", "oldest_reader": "1"}), json!({"version": 1.5, "oldest_reader": 1})]
-    {
+    for format in [
+        json!(null),
+        json!({}),
+        json!({"version": 1}),
+        json!({"version": -1, "oldest_reader": 1}),
+        json!({"version": 1, "oldest_reader": 2}),
+        json!({"version": 0, "oldest_reader": 0}),
+        json!({"version": "1", "oldest_reader": "1"}),
+        json!({"version": 1.5, "oldest_reader": 1}),
+    ] {
         value["format"] = format;
         assert!(matches!(parse(&value), Err(ManifestError::Document(_))), "{value}");
     }
@@ -179,7 +185,7 @@ fn hostile_values_are_refused() {
             object
         })
         .collect();
-    assert!(parse(&set("/objects", json!(many[..1000]))).is_ok() || many.len() > 1000);
+    parse(&set("/objects", json!(many[..500]))).unwrap();
     parse(&set("/objects", json!(many))).unwrap_err();
 }
 

@@ -255,10 +255,10 @@ impl Store for LocalStore {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
                     }
-                    if let SizeHint::Exact(size) = size {
-                        if shared.fs.available(&directory)? < size {
-                            return Err(io::ErrorKind::StorageFull.into());
-                        }
+                    if let SizeHint::Exact(size) = size
+                        && shared.fs.available(&directory)? < size
+                    {
+                        return Err(io::ErrorKind::StorageFull.into());
                     }
                     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
                     let temporary = directory.join(shared.writer.temporary_name(number));
@@ -284,10 +284,9 @@ impl Store for LocalStore {
             .blocking(
                 move || act_a,
                 move |shared| {
-                    shared.check_parents(&key_a).map_err(|error| match error.kind() {
-                        io::ErrorKind::NotADirectory => io::ErrorKind::NotFound.into(),
-                        _ => error,
-                    })?;
+                    if shared.info(&key_a)?.is_none() {
+                        return Err(io::ErrorKind::NotFound.into());
+                    }
                     let file = shared.fs.open(&shared.path(&key_a))?;
                     let size = file.size()?;
                     Ok((file, size))
@@ -389,7 +388,9 @@ impl Store for LocalStore {
                     let dead = match shared.writer.knows_dead(&other) {
                         Some(dead) => dead,
                         None => match shared.fs.metadata(path) {
-                            Ok(found) => found.modified.elapsed().is_ok_and(|age| age > FOREIGN_AGE),
+                            Ok(found) => {
+                                found.modified.elapsed().is_ok_and(|age| age > FOREIGN_AGE)
+                            }
                             Err(_) => false,
                         },
                     };

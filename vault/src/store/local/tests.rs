@@ -97,7 +97,8 @@ async fn sweeping_takes_dead_writers_files_only() {
         assert!(directory.path().join("a").join(name).exists(), "{name}");
     }
     // Nobody can be asked after it, and it has not changed for eight days.
-    let old = std::fs::File::options().write(true).open(directory.path().join("a").join(&elsewhere));
+    let old =
+        std::fs::File::options().write(true).open(directory.path().join("a").join(&elsewhere));
     let eight_days = std::time::Duration::from_secs(8 * 24 * 3600);
     old.unwrap().set_modified(std::time::SystemTime::now() - eight_days).unwrap();
     assert_eq!(store.sweep().await.unwrap(), 1);

@@ -28,8 +28,7 @@ impl Writer {
         let pid = std::process::id();
         let started = start_time(pid)?.unwrap_or(0);
         let link = std::fs::read_link("/proc/self/ns/pid")?;
-        let digits: String =
-            link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+        let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
         let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let host: String = host
             .chars()
