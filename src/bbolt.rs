@@ -5,8 +5,17 @@
 //! Source: bbolt `page.go`, `db.go`, `bucket.go`, `tx.go` at v1.3.12 (moved to
 //! `internal/common` in 1.4).
 
+pub mod bucket;
+pub mod check;
+pub mod cursor;
+pub mod database;
 pub mod meta;
 pub mod page;
+pub mod patch;
+
+pub use bucket::Bucket;
+pub use cursor::Cursor;
+pub use database::{Database, OpenError, ReadError};
 
 use std::fs::File;
 use std::io;

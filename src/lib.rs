@@ -4,5 +4,11 @@
 //! test holds the code against it.
 
 pub mod bbolt;
+pub mod cli;
+pub mod config;
 pub mod datadir;
+pub mod etcd;
+pub mod event;
+pub mod operation;
+pub mod types;
 pub mod wal;

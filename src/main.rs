@@ -1,1 +1,7 @@
-fn main() {}
+//! The `etcdvault` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    etcdvault::cli::run(std::env::args_os())
+}

@@ -107,6 +107,21 @@ impl Meta {
         })
     }
 
+    /// The one of the two metas that counts: the valid one with the higher
+    /// transaction id; of equal ones the first.
+    pub fn current(metas: &[Result<Self, MetaError>; 2]) -> Option<Self> {
+        match metas {
+            [Ok(first), Ok(second)] if second.txid > first.txid => Some(*second),
+            [Ok(meta), _] | [_, Ok(meta)] => Some(*meta),
+            _ => None,
+        }
+    }
+
+    /// Bytes below the high-water mark; `None` when that is no possible file size.
+    pub fn size(&self) -> Option<u64> {
+        self.high_water.checked_mul(self.page_size.into()).filter(|&size| size <= i64::MAX as u64)
+    }
+
     /// The meta as a whole page, on the page that its transaction id asks for.
     pub fn to_page(&self) -> Vec<u8> {
         let mut page = vec![0; self.page_size as usize];

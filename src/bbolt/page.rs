@@ -69,6 +69,12 @@ pub enum PageError {
         /// Which element.
         index: usize,
     },
+    /// A page that a forward scan saw and could not use.
+    #[error("{why}")]
+    NotKept {
+        /// Why.
+        why: &'static str,
+    },
     /// An element asked for that the page does not have, or of another kind of page.
     #[error("there is no element {index} of that kind")]
     NoElement {
@@ -215,6 +221,11 @@ impl<'a> Page<'a> {
             key: &self.bytes[start..key_end],
             value: &self.bytes[key_end..end],
         })
+    }
+
+    /// Where `part`, a key or value of this page, starts in it.
+    pub(crate) fn offset_of(&self, part: &[u8]) -> usize {
+        part.as_ptr().addr() - self.bytes.as_ptr().addr()
     }
 
     /// The `index`-th element of a branch.

@@ -1,0 +1,61 @@
+# `make` alone lists the targets. Everything that is not Rust or Go and is
+# missing is installed from the distribution's packages by tests/servers/deps.sh.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+# Tests start real servers: more at once make them slow, not the run fast.
+TEST_THREADS ?= 3
+# Size of the benchmark's database in bytes, and how often each thing is measured.
+BENCH_BYTES ?= 1000000000
+BENCH_RUNS ?= 5
+# How long each fuzz target runs, in seconds.
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test test-all bench dist fuzz lint build deps servers
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1@\2/p' Makefile | sort | column -t -s @
+
+demo: ## back up, destroy and restore a three-member etcd before your eyes
+	@tests/servers/deps.sh demo
+	@$(CARGO) build --quiet --bin etcdvault
+	@$(CARGO) build --quiet --package harness --bin etcd-fill
+	@tests/demo/demo.sh
+
+test: deps servers lint ## install what the tests need and run everything
+	$(CARGO) test --workspace --quiet -- --test-threads $(TEST_THREADS)
+
+test-all: test ## test, and what takes longer: demo, short fuzzing, dist
+	$(MAKE) demo
+	$(MAKE) fuzz FUZZ_SECONDS=20
+	$(MAKE) dist
+
+servers: ## build the etcd and S3 servers of the tests into the cache
+	@for series in 3.4 3.5 3.6 3.7; do tests/servers/install-etcd.sh $$series || exit 1; done
+	@for store in seaweedfs minio; do tests/servers/install-s3.sh $$store || exit 1; done
+
+lint: ## formatting, clippy, licences and sources of the dependencies
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
+	"$$(tests/servers/install-deny.sh)" --workspace check --hide-inclusion-graph licenses bans sources
+
+bench: ## measure against etcdctl, etcdutl and zstd (BENCH_BYTES, BENCH_RUNS)
+	@tests/servers/deps.sh bench
+	$(CARGO) build --quiet --release --bin etcdvault
+	$(CARGO) build --quiet --release --package harness --bin etcd-fill
+	tests/bench/bench.py --bytes $(BENCH_BYTES) --runs $(BENCH_RUNS)
+
+dist: ## the release binary for glibc 2.17 and newer, in target/dist
+	@tests/servers/deps.sh dist
+	tests/servers/dist.sh
+
+fuzz: ## run every fuzz target for FUZZ_SECONDS
+	@tests/servers/deps.sh fuzz
+	tests/servers/fuzz.sh $(FUZZ_SECONDS)
+
+build: ## the release binary for this machine
+	@tests/servers/deps.sh build
+	$(CARGO) build --release --bin etcdvault
+
+deps: ## install what the tests need
+	@tests/servers/deps.sh test

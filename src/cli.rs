@@ -1,0 +1,122 @@
+//! The command line: the only place that prints, and the only one that reads the
+//! process's environment.
+//!
+//! Data goes to stdout, everything else to stderr. With `--json` stdout holds one
+//! JSON object, errors included.
+
+mod args;
+pub mod exit_code;
+mod hints;
+mod human;
+mod output;
+mod progress;
+mod settings;
+mod signal;
+mod table;
+
+mod backup;
+mod files;
+mod init;
+mod inspect;
+mod list;
+mod restore;
+mod shell;
+mod status;
+mod verify;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind as ClapErrorKind;
+
+use crate::config::Env;
+use crate::operation::{Failure, FailureKind};
+use args::{Cli, Command, RestoreCommand};
+use exit_code::Exit;
+use output::Output;
+
+/// Runs the program with `args` (the first is its own name) and says how it ended.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error, &args).into(),
+    };
+    let output = Output::new(&cli.global);
+    let env = Env::of_process();
+    let exit = match execute(cli.command, &output, &env) {
+        Ok(exit) => exit,
+        Err(failure) => {
+            output.failure(&failure);
+            Exit::Failed(failure.kind)
+        }
+    };
+    exit.into()
+}
+
+fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .worker_threads(2)
+        .thread_name("etcdvault-io")
+        .build()
+        .map_err(|error| {
+            Failure::new(FailureKind::Error, "cannot start the runtime").because(error)
+        })?;
+    let result = runtime.block_on(async {
+        use signal::{or_interrupted, with_grace};
+        match command {
+            Command::Init(args) => or_interrupted(init::run(args, output, env)).await,
+            Command::Backup(args) => {
+                with_grace(|interrupt| backup::run(args, output, env, interrupt)).await
+            }
+            Command::List(args) => or_interrupted(list::run(args, output, env)).await,
+            Command::Show(args) => or_interrupted(list::show(args, output, env)).await,
+            Command::Verify(args) => or_interrupted(verify::run(args, output, env)).await,
+            Command::Export(args) => or_interrupted(files::export(args, output, env)).await,
+            Command::Import(args) => or_interrupted(files::import(args, output, env)).await,
+            Command::Inspect(args) => or_interrupted(inspect::run(args, output, env)).await,
+            Command::Status(args) => or_interrupted(status::run(args, output, env)).await,
+            Command::Restore(RestoreCommand::DataDir(args)) => {
+                or_interrupted(restore::data_dir(args, output, env)).await
+            }
+            Command::Completions(args) => Ok(shell::completions(&args, output)),
+            Command::Man(args) => shell::man(&args, output),
+        }
+    });
+    // Blocking threads of a given-up operation must not hold the exit up.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    result
+}
+
+/// Help and version go to stdout with 0, mistakes to stderr with 2.
+fn usage(error: &clap::Error, args: &[OsString]) -> Exit {
+    match error.kind() {
+        ClapErrorKind::DisplayHelp | ClapErrorKind::DisplayVersion => {
+            let _ = error.print();
+            Exit::Ok
+        }
+        ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Failed(FailureKind::Usage)
+        }
+        _ => {
+            if args.iter().any(|arg| arg == "--json") {
+                let failure = Failure::new(
+                    FailureKind::Usage,
+                    error
+                        .to_string()
+                        .lines()
+                        .next()
+                        .unwrap_or("usage")
+                        .trim_start_matches("error: "),
+                );
+                output::print_json_failure(&failure);
+            } else {
+                let _ = error.print();
+            }
+            Exit::Failed(FailureKind::Usage)
+        }
+    }
+}

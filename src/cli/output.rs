@@ -1,0 +1,124 @@
+//! Where text goes: results to stdout, the rest to stderr.
+
+use std::io::{IsTerminal, Write};
+
+use serde::Serialize;
+use serde_json::json;
+
+use super::args::{Format, Global};
+use super::exit_code::Exit;
+use super::human::printable;
+use super::progress::Progress;
+use crate::event::Events;
+use crate::operation::Failure;
+
+/// How to print, decided once.
+#[derive(Debug)]
+pub(crate) struct Output {
+    json: bool,
+    quiet: bool,
+    terminal: bool,
+}
+
+impl Output {
+    pub(crate) fn new(global: &Global) -> Self {
+        Self {
+            json: global.json || global.write_out == Some(Format::Json),
+            quiet: global.quiet,
+            terminal: std::io::stderr().is_terminal(),
+        }
+    }
+
+    /// Whether the result is wanted as JSON.
+    pub(crate) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// Columns of the terminal that stdout is; `None` when it is none.
+    pub(crate) fn width(&self) -> Option<usize> {
+        let stdout = std::io::stdout();
+        if !stdout.is_terminal() {
+            return None;
+        }
+        let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
+        (size.ws_col > 0).then_some(usize::from(size.ws_col))
+    }
+
+    /// A sink for events: a progress bar on a terminal, warnings everywhere, silence
+    /// otherwise.
+    pub(crate) fn events(&self) -> Events {
+        Progress::new(self.terminal && !self.quiet && !self.json, self.quiet).into_events()
+    }
+
+    /// Prints the result: `value` as JSON, else the text.
+    pub(crate) fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
+        if self.json {
+            match serde_json::to_string(value) {
+                Ok(line) => to_stdout(&format!("{line}\n")),
+                Err(error) => self.say(&format!("error: cannot write the result: {error}")),
+            }
+        } else {
+            to_stdout(&text());
+        }
+    }
+
+    /// Text of the result, printed as it comes.
+    pub(crate) fn text(&self, text: &str) {
+        to_stdout(text);
+    }
+
+    /// A line on stderr, unless JSON or quiet was asked for.
+    pub(crate) fn note(&self, line: &str) {
+        if !self.json && !self.quiet {
+            self.say(line);
+        }
+    }
+
+    fn say(&self, line: &str) {
+        // stderr may be closed; there is nobody left to tell.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }
+
+    /// Prints a failure as one paragraph, or as JSON on stdout.
+    pub(crate) fn failure(&self, failure: &Failure) {
+        if self.json {
+            print_json_failure(failure);
+            return;
+        }
+        let mut text = format!("error: {}\n", printable(&failure.what));
+        for line in &failure.details {
+            text.push_str(&format!("  {}\n", printable(line)));
+        }
+        for cause in failure.causes() {
+            text.push_str(&format!("  because: {}\n", printable(&cause)));
+        }
+        if let Some(state) = &failure.state {
+            text.push_str(&format!("  {}\n", printable(state)));
+        }
+        if let Some(hint) = &failure.hint {
+            text.push_str(&format!("hint: {}\n", printable(hint)));
+        }
+        let _ = std::io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// The failure as a JSON object on stdout.
+pub(crate) fn print_json_failure(failure: &Failure) {
+    let value = json!({
+        "error": {
+            "exit_code": Exit::Failed(failure.kind).code(),
+            "what": failure.what,
+            "details": failure.details,
+            "causes": failure.causes(),
+            "state": failure.state,
+            "hint": failure.hint,
+        }
+    });
+    to_stdout(&format!("{value}\n"));
+}
+
+/// A reader that went away (`| head`) is no error of ours; what was done stays done.
+fn to_stdout(text: &str) {
+    let mut stdout = std::io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}

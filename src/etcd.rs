@@ -1,0 +1,11 @@
+//! The live cluster over gRPC: one connection to one member each, with bounds on
+//! every wait and errors that name the endpoint.
+
+pub mod client;
+pub mod cluster;
+pub mod error;
+pub mod snapshot;
+pub mod v2;
+
+pub use client::{ConnectionSettings, Connector, Credentials, HashKv, MemberClient, MemberStatus};
+pub use error::{EtcdError, EtcdErrorKind};

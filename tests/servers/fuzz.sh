@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# Runs every fuzz target of fuzz/ for some seconds, from its kept corpus; what
+# is found beyond it goes to fuzz/corpus-new, crashes to fuzz/artifacts.
+#
+#   fuzz.sh [SECONDS]
+set -euo pipefail
+
+seconds=${1:-60}
+version=0.13.2
+root=$(cd "$(dirname "$0")/../.." && pwd)
+cache=${ETCDVAULT_TEST_CACHE:-$HOME/.cache/etcdvault-test}
+tool=$cache/cargo-fuzz-$version
+
+mkdir -p "$cache"
+exec 9>"$cache/.cargo-fuzz-$version.lock"
+flock 9
+if [ ! -x "$tool/bin/cargo-fuzz" ]; then
+  build=$cache/.building-cargo-fuzz-$version
+  rm -rf "$build"
+  CARGO_TARGET_DIR=$build/target \
+    cargo install --quiet --debug --locked --root "$build/out" --version "=$version" cargo-fuzz
+  mv -T "$build/out" "$tool"
+  rm -rf "$build"
+fi
+flock -u 9
+
+cd "$root"
+# The sanitizer flags are unstable; this asks a stable compiler for them.
+export RUSTC_BOOTSTRAP=1
+fuzz=$tool/bin/cargo-fuzz
+targets=$("$fuzz" list)
+[ -n "$targets" ] || { echo "fuzz.sh: no targets" >&2; exit 1; }
+for target in $targets; do
+  mkdir -p "fuzz/corpus-new/$target" "fuzz/corpus/$target"
+  echo "fuzzing $target for $seconds s"
+  "$fuzz" run "$target" "fuzz/corpus-new/$target" "fuzz/corpus/$target" -- \
+    -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 2>&1 |
+    grep -E "^(stat::(number_of_executed_units|peak_rss_mb)|SUMMARY|==|thread|artifact)" || exit 1
+done
