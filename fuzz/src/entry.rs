@@ -80,7 +80,8 @@ pub(crate) fn scan(bytes: &[u8]) {
     }
     let revision = whole.revision;
     let compact = whole.content.compact_revision();
-    for (at, compact) in [(0, compact), (revision / 2, None), (revision.max(0), Some(revision / 2))] {
+    for (at, compact) in [(0, compact), (revision / 2, None), (revision.max(0), Some(revision / 2))]
+    {
         let hash = whole.hash_kv(at, compact).ok();
         assert_eq!(hash, parts.hash_kv(at, compact).ok(), "chunks make no difference");
         if let Some(hash) = hash {
@@ -105,13 +106,30 @@ pub(crate) fn records(bytes: &[u8]) {
     let at = bytes.iter().position(|&byte| byte == 0xFF).unwrap_or(bytes.len() / 2);
     let (key, value) = bytes.split_at(at.min(bytes.len()));
     for bucket in [
-        "meta", "lease", "auth", "authUsers", "authRoles", "members", "members_removed", "cluster",
-        "alarm", "key", "other",
+        "meta",
+        "lease",
+        "auth",
+        "authUsers",
+        "authRoles",
+        "members",
+        "members_removed",
+        "cluster",
+        "alarm",
+        "key",
+        "other",
     ] {
         let _ = content.add(bucket.as_bytes(), key, value);
         for known in [
-            "consistent_index", "term", "confState", "storageVersion", "scheduledCompactRev",
-            "finishedCompactRev", "clusterVersion", "downgrade", "authEnabled", "authRevision",
+            "consistent_index",
+            "term",
+            "confState",
+            "storageVersion",
+            "scheduledCompactRev",
+            "finishedCompactRev",
+            "clusterVersion",
+            "downgrade",
+            "authEnabled",
+            "authRevision",
         ] {
             let _ = content.add(bucket.as_bytes(), known.as_bytes(), bytes);
         }
