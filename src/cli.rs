@@ -10,10 +10,19 @@ mod hints;
 mod human;
 mod output;
 mod progress;
+mod settings;
 mod signal;
 mod table;
 
+mod backup;
+mod files;
+mod init;
+mod inspect;
+mod list;
+mod restore;
+mod shell;
 mod status;
+mod verify;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -23,7 +32,7 @@ use clap::error::ErrorKind as ClapErrorKind;
 
 use crate::config::Env;
 use crate::operation::{Failure, FailureKind};
-use args::{Cli, Command};
+use args::{Cli, Command, RestoreCommand};
 use exit_code::Exit;
 use output::Output;
 
@@ -55,11 +64,27 @@ fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure
         .map_err(|error| {
             Failure::new(FailureKind::Error, "cannot start the runtime").because(error)
         })?;
-    let result = runtime.block_on(signal::or_interrupted(async {
+    let result = runtime.block_on(async {
+        use signal::{or_interrupted, with_grace};
         match command {
-            Command::Status(args) => status::run(args, output, env).await,
+            Command::Init(args) => or_interrupted(init::run(args, output, env)).await,
+            Command::Backup(args) => {
+                with_grace(|interrupt| backup::run(args, output, env, interrupt)).await
+            }
+            Command::List(args) => or_interrupted(list::run(args, output, env)).await,
+            Command::Show(args) => or_interrupted(list::show(args, output, env)).await,
+            Command::Verify(args) => or_interrupted(verify::run(args, output, env)).await,
+            Command::Export(args) => or_interrupted(files::export(args, output, env)).await,
+            Command::Import(args) => or_interrupted(files::import(args, output, env)).await,
+            Command::Inspect(args) => or_interrupted(inspect::run(args, output, env)).await,
+            Command::Status(args) => or_interrupted(status::run(args, output, env)).await,
+            Command::Restore(RestoreCommand::DataDir(args)) => {
+                or_interrupted(restore::data_dir(args, output, env)).await
+            }
+            Command::Completions(args) => Ok(shell::completions(&args, output)),
+            Command::Man(args) => shell::man(&args, output),
         }
-    }));
+    });
     // Blocking threads of a given-up operation must not hold the exit up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result

@@ -7,6 +7,7 @@
 
 pub mod connection;
 pub mod keys;
+pub mod owner;
 pub mod place;
 
 use std::path::{Path, PathBuf};

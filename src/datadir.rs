@@ -1,6 +1,7 @@
 //! A stopped member's data directory: layout, schema, membership, restore, hashes.
 
 pub mod hash;
+pub mod inspect;
 pub mod membership;
 pub mod restore;
 pub mod schema;

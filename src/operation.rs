@@ -1,7 +1,17 @@
 //! What etcdvault does: each operation observes, acts through the modules below,
 //! and returns what it saw as plain data. Nothing here prints.
 
+pub mod backup;
+pub mod content;
 pub mod failure;
+pub mod files;
+pub mod find;
+pub mod inspect;
+pub mod interrupt;
+pub mod proof;
+pub mod restore;
 pub mod status;
+pub mod vaults;
+pub mod verify;
 
 pub use failure::{Failure, FailureKind};

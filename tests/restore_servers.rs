@@ -12,12 +12,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions, GetOptions, LeaseGrantOptions, PutOptions};
-use etcdvault::datadir::restore::fs::Real;
 use etcdvault::datadir::restore::{
     EtcdVersion, Expected, ExpectedHash, Options, Restore, RestoreError, Restored, Target,
 };
 use harness::etcd::{Cluster, Etcd, SERIES};
 use harness::fill::{Fill, PASSWORD};
+use vault::durable::RealFs;
 
 #[path = "common/mkdb.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -82,7 +82,7 @@ fn options(cluster: &Cluster, bump: u64) -> Options {
 }
 
 fn restore(bytes: &[u8], options: Options, expected: &Expected) -> Result<Restored, RestoreError> {
-    let mut restore = Restore::begin(&Real, options)?;
+    let mut restore = Restore::begin(&RealFs::new(), options)?;
     for chunk in bytes.chunks(777_777) {
         restore.write(chunk)?;
     }

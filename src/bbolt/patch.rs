@@ -247,4 +247,4 @@ struct Change<'a> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::connection::RawConnection;
+use crate::config::keys::RawKeys;
+use crate::config::place::RawPlace;
 
 /// Backs up, restores and migrates etcd clusters, and proves what it did.
 #[derive(Debug, Parser)]
@@ -50,7 +52,468 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(InitArgs),
+    Backup(BackupArgs),
+    List(ListArgs),
+    Show(ShowArgs),
+    Verify(VerifyArgs),
+    Export(ExportArgs),
+    Import(ImportArgs),
+    Inspect(InspectArgs),
     Status(StatusArgs),
+    #[command(subcommand)]
+    Restore(RestoreCommand),
+    Completions(CompletionsArgs),
+    Man(ManArgs),
+}
+
+/// Create a vault in an empty directory or S3 prefix
+///
+/// Probes what the store honours and records it. Who may read the backups is decided
+/// here: everybody with access to the store (--no-encryption), the holders of age
+/// identities (--recipient), or those who know a passphrase (--passphrase-file).
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault init /srv/etcd-vault --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n  \
+    etcdvault init s3://backups/prod --s3-region eu-central-1 --passphrase-file /root/passphrase\n  \
+    etcdvault init /tmp/test --no-encryption")]
+pub(crate) struct InitArgs {
+    /// Where: a directory or s3://bucket/prefix; also --vault or ETCDVAULT_VAULT
+    #[arg(value_name = "VAULT")]
+    pub(crate) place: Option<String>,
+    /// Encrypt to this age public key; give several for several holders
+    #[arg(long = "recipient", value_name = "AGE1…", conflicts_with = "no_encryption")]
+    pub(crate) recipients: Vec<String>,
+    /// Store everything readable, Kubernetes Secrets included
+    #[arg(long)]
+    pub(crate) no_encryption: bool,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// Stream a snapshot of a cluster into the vault and prove it
+///
+/// One pass from a healthy follower: checked against etcd's own SHA-256, compressed,
+/// encrypted where the vault is, stored, and compared by HashKV with every voting
+/// member, one at a time, the leader last. Exit code 0 means proven, 3 stored but not
+/// proven (the reason is said), 20 stored but different from what a member holds.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault backup --vault /srv/etcd-vault --endpoints https://10.0.0.11:2379 \\\n    \
+      --cacert /etc/kubernetes/pki/etcd/ca.crt \\\n    \
+      --cert /etc/kubernetes/pki/etcd/healthcheck-client.crt \\\n    \
+      --key /etc/kubernetes/pki/etcd/healthcheck-client.key\n  \
+    ETCDVAULT_VAULT=s3://backups/prod etcdvault backup --cluster prod --quiet")]
+pub(crate) struct BackupArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    /// The cluster's name in the vault [default: the name used before for this cluster
+    /// id, else etcd-<id>] [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// Which member gives the snapshot
+    #[arg(long, value_enum, default_value_t = StrategyArg::Follower, value_name = "WHICH")]
+    pub(crate) endpoint_strategy: StrategyArg,
+    /// Ask only the given endpoints, not the members they know of
+    #[arg(long)]
+    pub(crate) local_only: bool,
+    /// Whose HashKV is compared; a member holds its writes back while it computes
+    #[arg(long, value_enum, default_value_t = ProofArg::All, value_name = "WHO")]
+    pub(crate) proof: ProofArg,
+    /// Attach a label to the backup
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+}
+
+/// Which member gives the snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StrategyArg {
+    /// A follower that does not lag, else the leader
+    Follower,
+    /// The leader, else a follower
+    Leader,
+    /// The first endpoint given that answers
+    First,
+}
+
+/// Whose HashKV is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProofArg {
+    /// Every voting member, one at a time, the leader last
+    All,
+    /// Only the member that gave the snapshot
+    Source,
+    /// Nobody: the backup stays unproven (exit code 3)
+    None,
+}
+
+/// List the backups in a vault, the newest last
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  etcdvault list --vault /srv/etcd-vault --cluster prod")]
+pub(crate) struct ListArgs {
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    /// Only this cluster [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+}
+
+/// Show everything known of one backup
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  etcdvault show latest --vault /srv/etcd-vault")]
+pub(crate) struct ShowArgs {
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+}
+
+/// Check that backups are still what was stored
+///
+/// Reads the vault, never the cluster, and writes a receipt into the vault. Exit code
+/// 20 when anything is damaged.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault verify latest --vault /srv/etcd-vault\n  \
+    etcdvault verify --all --level stored --vault s3://backups/prod")]
+pub(crate) struct VerifyArgs {
+    /// Backups: an id or its start, latest, or a time (the newest before it)
+    #[arg(value_name = "BACKUP", required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) backups: Vec<String>,
+    /// Every backup
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// How deep
+    #[arg(long, value_enum, default_value_t = LevelArg::Content, value_name = "LEVEL")]
+    pub(crate) level: LevelArg,
+    /// Only this cluster [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// How deep a verification goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LevelArg {
+    /// The manifest against its name; objects present with their sizes
+    Manifest,
+    /// Every stored byte against its SHA-256, every frame where it can be opened
+    Stored,
+    /// The database inside: pages, schema, trailer, counts, HashKV
+    Content,
+}
+
+/// Write a backup as a plain snapshot that etcdctl and etcdutl take
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault export latest -o snapshot.db --vault /srv/etcd-vault\n  \
+    etcdvault export 01JD2Y6Q -o - | sha256sum")]
+pub(crate) struct ExportArgs {
+    #[command(flatten)]
+    pub(crate) which: WhichArgs,
+    /// A new file, or - for standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// Store plain snapshots, or copied member/snap/db files, in the vault
+///
+/// Each is checked as `verify` would before it is listed.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Example:\n  etcdvault import snapshot.db --cluster prod --vault /srv/etcd-vault"
+)]
+pub(crate) struct ImportArgs {
+    /// Files to store
+    #[arg(value_name = "FILE", required = true)]
+    pub(crate) files: Vec<PathBuf>,
+    /// The cluster's name in the vault [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// The cluster's id in hexadecimal, where it is known: keeps the snapshot in its
+    /// lineage
+    #[arg(long, value_name = "HEX")]
+    pub(crate) cluster_id: Option<String>,
+    /// Attach a label to the backup
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    pub(crate) labels: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) write: WriteArgs,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// Look inside a snapshot, a database, a stopped data directory or a backup
+///
+/// Tells what `etcdutl snapshot status` and `etcdutl hashkv` tell, and checks every
+/// page, record and bucket. Changes nothing. Exit code 20 when it is damaged.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault inspect snapshot.db\n  \
+    etcdvault inspect /var/lib/etcd\n  \
+    etcdvault inspect latest --vault /srv/etcd-vault --json | jq .hash_kv")]
+pub(crate) struct InspectArgs {
+    /// A file, a data directory, or a backup (id, latest, time)
+    #[arg(value_name = "WHAT")]
+    pub(crate) what: String,
+    /// HashKV at this revision too [default: the last]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<i64>,
+    /// Only this cluster's backups [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// Bring data back
+#[derive(Debug, Subcommand)]
+pub(crate) enum RestoreCommand {
+    DataDir(RestoreDataDirArgs),
+}
+
+/// Build a data directory that etcd boots from, without any etcd program
+///
+/// Flags and meanings are those of `etcdutl snapshot restore`, except that the
+/// revision is bumped by 1,000,000,000 and marked compacted by default (Kubernetes
+/// needs that; --bump-revision 0 turns both off), and that the cluster token is random
+/// unless given. The directory appears complete or not at all.
+///
+/// A cluster of several members needs the same token on all: give
+/// --initial-cluster-token, or build them all in one run with --all-members.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault restore data-dir latest --vault /srv/etcd-vault --data-dir /var/lib/etcd-new \\\n    \
+      --name m1 --initial-cluster m1=https://10.0.0.11:2380 \\\n    \
+      --initial-advertise-peer-urls https://10.0.0.11:2380\n  \
+    etcdvault restore data-dir snapshot.db --data-dir /tmp/members --all-members \\\n    \
+      --initial-cluster m1=http://127.0.0.1:2380,m2=http://127.0.0.1:3380\n  \
+    zstd -dc snapshot.db.zst | etcdvault restore data-dir - --data-dir /var/lib/etcd-new")]
+pub(crate) struct RestoreDataDirArgs {
+    /// A backup (id, latest, time), a snapshot file, or - for standard input
+    #[arg(value_name = "SOURCE")]
+    pub(crate) source: String,
+    /// The data directory to make; with --all-members the folder for one directory each
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Name of the member
+    #[arg(long, default_value = "default", value_name = "NAME", conflicts_with = "all_members")]
+    pub(crate) name: String,
+    /// All members as name=peer-url, comma-separated
+    #[arg(long, default_value = "default=http://localhost:2380", value_name = "NAME=URL,…")]
+    pub(crate) initial_cluster: String,
+    /// Token that sets this cluster apart [default: random]
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) initial_cluster_token: Option<String>,
+    /// Peer URLs of this member
+    #[arg(
+        long,
+        default_value = "http://localhost:2380",
+        value_name = "URL,…",
+        conflicts_with = "all_members"
+    )]
+    pub(crate) initial_advertise_peer_urls: String,
+    /// Put the write-ahead log here [default: inside the data directory]
+    #[arg(long, value_name = "DIR", conflicts_with = "all_members")]
+    pub(crate) wal_dir: Option<PathBuf>,
+    /// Add this to the revision and mark everything below compacted; 0 turns both off
+    #[arg(long, default_value_t = 1_000_000_000, value_name = "N")]
+    pub(crate) bump_revision: u64,
+    /// Whether to mark everything below the bumped revision compacted
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub(crate) mark_compacted: Option<bool>,
+    /// Accept a database without its trailing SHA-256, as copied from a data directory
+    #[arg(long)]
+    pub(crate) skip_hash_check: bool,
+    /// One directory for each name of --initial-cluster, below --data-dir
+    #[arg(long)]
+    pub(crate) all_members: bool,
+    /// Version of the etcd that will run on it: a store too new for it is refused
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) etcd_version: Option<String>,
+    /// Owner of the files: user[:group], by name or number [default: as the parent
+    /// directory for root, else yourself]
+    #[arg(long, value_name = "USER[:GROUP]")]
+    pub(crate) owner: Option<String>,
+    /// Only this cluster's backups [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+}
+
+/// Print a completion script for a shell
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  etcdvault completions bash > /etc/bash_completion.d/etcdvault")]
+pub(crate) struct CompletionsArgs {
+    /// Which shell
+    #[arg(value_enum)]
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Write the manual pages into a directory
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// An existing directory
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+}
+
+/// Which backup.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WhichArgs {
+    /// An id or its start, latest, or a time (the newest before it)
+    #[arg(value_name = "BACKUP")]
+    pub(crate) backup: String,
+    /// Only this cluster's backups [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+}
+
+/// Where the vault is.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Vault")]
+pub(crate) struct VaultArgs {
+    /// A directory or s3://bucket/prefix [env: ETCDVAULT_VAULT]
+    #[arg(long, value_name = "VAULT")]
+    pub(crate) vault: Option<String>,
+    /// URL of a store that is not AWS
+    #[arg(long, value_name = "URL", hide_short_help = true)]
+    s3_endpoint_url: Option<String>,
+    /// Region of the bucket [default: found out]
+    #[arg(long, value_name = "REGION", hide_short_help = true)]
+    s3_region: Option<String>,
+    /// Bucket in the path instead of the host name: auto, on or off
+    #[arg(long, value_name = "WHEN", hide_short_help = true)]
+    s3_path_style: Option<String>,
+    /// PEM file with the only certificate authorities to trust for the store
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
+    s3_ca_file: Option<String>,
+    /// Checksum of uploads: auto, crc64nvme, crc32c, sha256 or none
+    #[arg(long, value_name = "KIND", hide_short_help = true)]
+    s3_checksum: Option<String>,
+    /// Encryption by the store: none, s3, kms or kms:KEY-ID
+    #[arg(long, value_name = "KIND", hide_short_help = true)]
+    s3_sse: Option<String>,
+    /// Profile of the AWS configuration files
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    s3_profile: Option<String>,
+    /// Size of the parts of an upload in MiB
+    #[arg(long, value_name = "MIB", hide_short_help = true)]
+    s3_part_size: Option<String>,
+    /// How often a request is tried in all
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    s3_attempts: Option<String>,
+    /// Seconds until a connection must stand
+    #[arg(long, value_name = "SECONDS", hide_short_help = true)]
+    s3_connect_timeout: Option<String>,
+    /// Seconds of silence after which an attempt is given up
+    #[arg(long, value_name = "SECONDS", hide_short_help = true)]
+    s3_read_timeout: Option<String>,
+    /// Seconds for one request with all of its attempts
+    #[arg(long, value_name = "SECONDS", hide_short_help = true)]
+    s3_total_timeout: Option<String>,
+}
+
+impl VaultArgs {
+    pub(crate) fn raw(&self) -> RawPlace {
+        let s3 = [
+            ("endpoint-url", &self.s3_endpoint_url),
+            ("region", &self.s3_region),
+            ("path-style", &self.s3_path_style),
+            ("ca-file", &self.s3_ca_file),
+            ("checksum", &self.s3_checksum),
+            ("sse", &self.s3_sse),
+            ("profile", &self.s3_profile),
+            ("part-size", &self.s3_part_size),
+            ("attempts", &self.s3_attempts),
+            ("connect-timeout", &self.s3_connect_timeout),
+            ("read-timeout", &self.s3_read_timeout),
+            ("total-timeout", &self.s3_total_timeout),
+        ];
+        RawPlace {
+            vault: self.vault.clone(),
+            s3: s3.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect(),
+        }
+    }
+}
+
+/// What opens an encrypted vault.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Keys")]
+pub(crate) struct KeyArgs {
+    /// File with age identities [env: ETCDVAULT_IDENTITY_FILE; the text itself:
+    /// ETCDVAULT_IDENTITY]
+    #[arg(long, value_name = "FILE")]
+    identity_file: Option<PathBuf>,
+    /// Command that prints age identities [env: ETCDVAULT_IDENTITY_COMMAND]
+    #[arg(long, value_name = "COMMAND")]
+    identity_command: Option<String>,
+    /// File with the passphrase [env: ETCDVAULT_PASSPHRASE_FILE; the text itself:
+    /// ETCDVAULT_PASSPHRASE]
+    #[arg(long, value_name = "FILE")]
+    passphrase_file: Option<PathBuf>,
+    /// Command that prints the passphrase [env: ETCDVAULT_PASSPHRASE_COMMAND]
+    #[arg(long, value_name = "COMMAND")]
+    passphrase_command: Option<String>,
+}
+
+impl KeyArgs {
+    pub(crate) fn raw(&self) -> RawKeys {
+        RawKeys {
+            identity_file: self.identity_file.clone(),
+            identity_command: self.identity_command.clone(),
+            passphrase_file: self.passphrase_file.clone(),
+            passphrase_command: self.passphrase_command.clone(),
+        }
+    }
+}
+
+/// How objects are written.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Writing")]
+pub(crate) struct WriteArgs {
+    /// zstd level, 1 to 19
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
+    pub(crate) compression_level: i32,
+    /// Threads that compress [default: one for each processor, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) workers: Option<u16>,
+    /// Where compressed output waits for a slow store, in a file without a name
+    /// [default: the directory for temporary files]
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub(crate) spool_dir: Option<PathBuf>,
+    /// The most MiB that may wait there before the backup is given up
+    #[arg(long, default_value_t = 4096, value_name = "MIB", hide_short_help = true)]
+    pub(crate) spool_limit: u32,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a label is NAME=VALUE".to_owned()),
+    }
 }
 
 /// Show every member of the live cluster

@@ -62,6 +62,11 @@ impl Output {
         }
     }
 
+    /// Text of the result, printed as it comes.
+    pub(crate) fn text(&self, text: &str) {
+        to_stdout(text);
+    }
+
     /// A line on stderr, unless JSON or quiet was asked for.
     pub(crate) fn note(&self, line: &str) {
         if !self.json && !self.quiet {

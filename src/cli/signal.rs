@@ -1,9 +1,39 @@
-//! Ctrl-C and SIGTERM: the running operation is given up at its next wait, and what
-//! it holds is cleaned up by its destructors.
+//! Ctrl-C and SIGTERM. Most operations are given up at their next wait, and what
+//! they hold is cleaned up by its destructors; one that has something to call off
+//! elsewhere is told and given some time. A second signal ends that.
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::operation::interrupt::{self, Interrupt};
 use crate::operation::{Failure, FailureKind};
+
+/// How long an operation may take to call off what it began.
+const GRACE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// Runs `work`, which watches the [`Interrupt`] that it is given.
+pub(crate) async fn with_grace<T, F>(work: impl FnOnce(Interrupt) -> F) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Failure>>,
+{
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let (interruptor, watched) = interrupt::channel();
+    let mut work = std::pin::pin!(work(watched));
+    let number = tokio::select! {
+        biased;
+        result = &mut work => return result,
+        _ = interrupt.recv() => 2,
+        _ = terminate.recv() => 15,
+    };
+    interruptor.interrupt(number);
+    tokio::select! {
+        biased;
+        result = &mut work => result,
+        _ = interrupt.recv() => Err(interrupted(2)),
+        _ = terminate.recv() => Err(interrupted(15)),
+        () = tokio::time::sleep(GRACE) => Err(interrupted(number)),
+    }
+}
 
 /// Runs `work` until it ends or a signal comes.
 pub(crate) async fn or_interrupted<T>(

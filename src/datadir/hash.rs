@@ -2,7 +2,8 @@
 //!
 //! [`StreamScan`] does it in one forward pass with bounded memory, whatever the
 //! size of the chunks, and checks the structure on the way; the result can be
-//! asked for HashKV at any revision and compaction. [`two_pass`] follows etcd's
+//! asked for HashKV at any revision and compaction. [`Scan::of`] gives the same
+//! of a file without reading its free pages. [`two_pass`] follows etcd's
 //! own rule over an opened database, with every key in memory, and is what the
 //! tests hold the scan against.
 //!
@@ -11,6 +12,7 @@
 
 mod arena;
 mod crc;
+mod file;
 mod keeper;
 mod records;
 mod scan;

@@ -16,24 +16,25 @@
 mod change;
 mod error;
 pub mod files;
-pub mod fs;
 mod place;
 mod tag;
 pub mod version;
 
+use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use self::change::Bump;
 pub use self::error::RestoreError;
-use self::fs::{File, FileSystem};
 use self::place::{Places, io_error};
+use self::tag::Tag;
 pub use self::version::{EtcdVersion, TooNew, VersionError};
 use crate::bbolt::database::TRAILER_SIZE;
 use crate::bbolt::patch::PageSink;
 use crate::bbolt::{Database, PageSource};
 use crate::datadir::hash::{Scan, ScanOptions, StreamScan};
 use crate::datadir::membership::{Member, Membership};
+use vault::durable::{File, FileSystem};
 
 /// Bytes of a snapshot's trailer: the SHA-256 of the database before it.
 const TRAILER: usize = TRAILER_SIZE as usize;
@@ -176,7 +177,16 @@ impl std::fmt::Debug for Restore<'_> {
 impl<'f> Restore<'f> {
     /// Checks everything that can be known before the first byte, and makes the
     /// directories to build in.
-    pub fn begin(fs: &'f dyn FileSystem, mut options: Options) -> Result<Self, RestoreError> {
+    pub fn begin(fs: &'f dyn FileSystem, options: Options) -> Result<Self, RestoreError> {
+        Self::begin_as(fs, options, Tag::of_this_process().map_err(RestoreError::Process)?)
+    }
+
+    /// As a process of this tag.
+    fn begin_as(
+        fs: &'f dyn FileSystem,
+        mut options: Options,
+        tag: Tag,
+    ) -> Result<Self, RestoreError> {
         if (options.bump_revision > 0) != options.mark_compacted {
             return Err(RestoreError::BumpFlags);
         }
@@ -204,7 +214,7 @@ impl<'f> Restore<'f> {
             directory_mode: options.directory_mode,
             file_mode: options.file_mode,
         };
-        let places = Places::prepare(fs, &options.targets, ownership)?;
+        let places = Places::prepare(fs, &options.targets, ownership, tag)?;
         let mut databases = Vec::with_capacity(options.targets.len());
         for place in places.all() {
             databases.push(places.create(place, &place.member.join("snap/db"))?);
@@ -287,7 +297,7 @@ impl<'f> Restore<'f> {
         };
         let database_size = self.patch(bump)?;
         self.write_members()?;
-        for (database, place) in self.databases.iter().zip(self.places.all()) {
+        for (database, place) in self.databases.iter_mut().zip(self.places.all()) {
             database.sync().map_err(|e| io_error("sync", &place.member.join("snap/db"), e))?;
         }
         self.databases.clear();
@@ -301,7 +311,7 @@ impl<'f> Restore<'f> {
         if bytes.is_empty() {
             return Ok(());
         }
-        for (database, place) in self.databases.iter().zip(self.places.all()) {
+        for (database, place) in self.databases.iter_mut().zip(self.places.all()) {
             database
                 .write_at(self.written, bytes)
                 .map_err(|source| io_error("write", &place.member.join("snap/db"), source))?;
@@ -351,15 +361,14 @@ impl<'f> Restore<'f> {
 
     /// Changes all databases in the same way and gives their new size.
     fn patch(&mut self, bump: Option<Bump>) -> Result<u64, RestoreError> {
-        let Some(first) = self.databases.first() else { return Err(RestoreError::NoTarget) };
-        let source = Source { file: first.as_ref(), length: self.written };
-        let database = Database::open(source)?;
-        let mut sink = Sink { databases: &self.databases };
+        let files = RefCell::new(self.databases.as_mut_slice());
+        let database = Database::open(Source { files: &files, length: self.written })?;
+        let mut sink = Sink { files: &files };
         let patch = change::patch(&self.membership, bump);
         let meta = patch.apply(&database, &mut sink)?;
         // What lay above the high-water mark means nothing.
         let size = meta.size().ok_or(crate::bbolt::patch::PatchError::TooLarge)?;
-        for (database, place) in self.databases.iter().zip(self.places.all()) {
+        for (database, place) in self.databases.iter_mut().zip(self.places.all()) {
             let path = place.member.join("snap/db");
             database.set_len(size).map_err(|source| io_error("cut", &path, source))?;
         }
@@ -378,10 +387,7 @@ impl<'f> Restore<'f> {
                 (place.member.join("snap").join(name), &snapshot),
                 (place.wal.join(files::LOG.to_string()), &log),
             ] {
-                let file = self.places.create(place, &path)?;
-                file.write_at(0, content)
-                    .and_then(|()| file.sync())
-                    .map_err(|source| io_error("write", &path, source))?;
+                self.places.write(place, &path, content)?;
             }
             self.places.note(place, target, log.len())?;
         }
@@ -389,9 +395,12 @@ impl<'f> Restore<'f> {
     }
 }
 
-/// A database that is being built, for reading.
+/// The databases that are being built. The patch reads and writes them in turn.
+type Files<'a> = RefCell<&'a mut [Box<dyn File>]>;
+
+/// The first of them, for reading: they are all the same.
 struct Source<'a> {
-    file: &'a dyn File,
+    files: &'a Files<'a>,
     length: u64,
 }
 
@@ -400,19 +409,31 @@ impl PageSource for Source<'_> {
         Ok(self.length)
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, buffer)
+    fn read_at(&self, offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+        let files = self.files.borrow();
+        let file = files.first().ok_or(io::ErrorKind::NotFound)?;
+        let mut at = offset;
+        while !buffer.is_empty() {
+            match file.read_at(at, buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                read => {
+                    at += read as u64;
+                    buffer = &mut buffer[read..];
+                }
+            }
+        }
+        Ok(())
     }
 }
 
-/// All databases at once.
+/// All of them at once.
 struct Sink<'a> {
-    databases: &'a [Box<dyn File>],
+    files: &'a Files<'a>,
 }
 
 impl PageSink for Sink<'_> {
     fn write_at(&mut self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.databases.iter().try_for_each(|database| database.write_at(offset, bytes))
+        self.files.borrow_mut().iter_mut().try_for_each(|file| file.write_at(offset, bytes))
     }
 
     fn sync(&mut self) -> io::Result<()> {
@@ -424,3 +445,6 @@ impl PageSink for Sink<'_> {
 fn absolute(path: &Path) -> Result<PathBuf, RestoreError> {
     std::path::absolute(path).map_err(|source| io_error("resolve", path, source))
 }
+
+#[cfg(test)]
+mod tests;

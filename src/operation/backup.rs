@@ -14,17 +14,17 @@ use tokio::sync::mpsc;
 use vault::layout::{BackupId, ClusterName, Kind, LineageName, Place, Role};
 use vault::manifest::{Manifest, ObjectRecord, Proof, ProofState};
 use vault::repository::{
-    Lineage, NewObject, ObjectWriter, Repository, Spool, WriteOptions, WrittenObject,
+    Lineage, NewObject, ObjectWriter, Repository, WriteOptions, WrittenObject,
 };
 use vault::store::SizeHint;
 
 use super::content::{self, Origin, SnapshotContent};
-use super::failure::{Failure, FailureKind, etcd_hint};
+use super::failure::{Failure, FailureKind, chain, etcd_hint};
 use super::interrupt::Interrupt;
 use super::proof::{self, MemberProof, Policy, Verdict};
 use super::status::nobody_answers;
 use super::vaults::{self, storage_failure};
-use crate::datadir::hash::{Scan, ScanError, ScanOptions, StreamScan};
+use crate::datadir::hash::{Digests, Scan, ScanError, ScanOptions, StreamScan};
 use crate::etcd::cluster::{ClusterView, Reach, Row, observe};
 use crate::etcd::v2::V2Keys;
 use crate::etcd::{ConnectionSettings, Connector, EtcdError, MemberClient, MemberStatus};
@@ -57,12 +57,8 @@ pub struct BackupOptions {
     pub proof: Policy,
     /// Whatever the user attaches.
     pub labels: BTreeMap<String, String>,
-    /// zstd's level.
-    pub level: i32,
-    /// Threads that compress.
-    pub workers: usize,
-    /// Where output waits for a slow store.
-    pub spool: Spool,
+    /// How it is written.
+    pub write: WriteOptions,
 }
 
 /// What a backup did.
@@ -143,9 +139,10 @@ pub async fn backup(
                 events.warn(format!("{}: {}", row.label(), error.detail));
                 failed.push((row.label(), error));
             }
-            Err(Broken::Content { error, received }) => {
-                events.warn(format!("{}: {error}", row.label()));
-                let detail = format!("what it sent is no usable snapshot ({received} bytes): {error}");
+            Err(Broken::Content { why, received }) => {
+                events.warn(format!("{}: {why}", row.label()));
+                let detail =
+                    format!("what it sent is no usable snapshot ({received} bytes): {why}");
                 failed.push((row.label(), Unusable { detail, etcd: None }));
             }
             Err(Broken::Final(failure)) => return Err(*failure),
@@ -171,7 +168,7 @@ enum Broken {
     /// The member or the way to it: another member may do.
     Source(Unusable),
     /// What came is damaged: another member may do.
-    Content { error: ScanError, received: u64 },
+    Content { why: String, received: u64 },
     /// The store or the person: no other member helps.
     Final(Box<Failure>),
 }
@@ -318,17 +315,13 @@ impl Attempt<'_> {
                     name: content::SNAPSHOT_NAME.to_owned(),
                     plain_size: size,
                 },
-                &WriteOptions {
-                    level: self.options.level,
-                    workers: self.options.workers,
-                    spool: Some(self.options.spool.clone()),
-                },
+                &self.options.write,
             )
             .await
             .map_err(|error| self.storage(error))?;
 
         let (to_scan, from_stream) = mpsc::channel(SCAN_QUEUE);
-        let spill = self.options.spool.directory.clone();
+        let spill = self.options.write.spool.as_ref().map(|spool| spool.directory.clone());
         let scanning = tokio::task::spawn_blocking(move || scan(from_stream, spill));
         let pumped = loop {
             let next = tokio::select! {
@@ -359,7 +352,7 @@ impl Attempt<'_> {
         let scanned = scanning.await.map_err(|error| self.fatal(error));
         let outcome = match (pumped, scanned) {
             (Ok(()), Ok(Ok(scan))) => Ok(scan),
-            (Ok(()), Ok(Err(error))) => Err(Broken::Content { error, received }),
+            (Ok(()), Ok(Err(why))) => Err(Broken::Content { why, received }),
             (Ok(()), Err(broken)) | (Err(broken), _) => Err(broken),
         };
         match outcome {
@@ -398,12 +391,27 @@ fn unchanged(repository: &Repository) -> String {
     )
 }
 
-fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: PathBuf) -> Result<Scan, ScanError> {
-    let mut scan = StreamScan::new(ScanOptions::spilling_to(spill));
+/// Records beyond this many bytes go to an unlinked file.
+const SCAN_MEMORY: usize = 32 << 20;
+
+fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: Option<PathBuf>) -> Result<Scan, String> {
+    let mut scan = StreamScan::new(ScanOptions {
+        memory: SCAN_MEMORY,
+        spill_directory: Some(spill.unwrap_or_else(std::env::temp_dir)),
+        ..ScanOptions::default()
+    });
+    let told = |error: ScanError| chain(&error).join(": ");
     while let Some(chunk) = chunks.blocking_recv() {
-        scan.write(&chunk)?;
+        scan.write(&chunk).map_err(told)?;
     }
-    scan.finish()
+    let scan = scan.finish().map_err(told)?;
+    // The member hashes what it sends: without that hash the end is missing, and with
+    // another one the bytes are not those that it sent.
+    match scan.digests.as_ref().and_then(Digests::trailer_ok) {
+        Some(true) => Ok(scan),
+        Some(false) => Err("the SHA-256 at the end of the stream does not match".to_owned()),
+        None => Err("the stream ended without its SHA-256".to_owned()),
+    }
 }
 
 fn all_failed(what: &str, repository: &Repository, failed: Vec<(String, Unusable)>) -> Failure {
@@ -458,8 +466,9 @@ async fn finish(
         .map_err(|error| storage_failure(what.clone(), error).state(unchanged(repository)))?;
     let proof = judge(&scan, &members, v2, options.proof);
     let source = origin.member.clone().unwrap_or_default();
-    let content = SnapshotContent::new(origin, &scan, members.clone(), v2);
-    let sequence = u64::try_from(scan.revision()).unwrap_or(0);
+    let content = SnapshotContent::new(origin, &scan, members.clone(), v2)
+        .map_err(|error| Failure::new(FailureKind::Error, what.clone()).because(error))?;
+    let sequence = u64::try_from(scan.revision).unwrap_or(0);
     let manifest = Manifest {
         id,
         kind: Kind::new(content::SNAPSHOT_KIND)
@@ -545,8 +554,8 @@ async fn v2_keys(view: &ClusterView) -> Option<V2Keys> {
 fn judge(scan: &Scan, members: &[MemberProof], v2: Option<V2Keys>, policy: Policy) -> Proof {
     let mut reasons: Vec<String> = Vec::new();
     let count = |verdict| members.iter().filter(|m| m.verdict == verdict).count();
-    for problem in scan.problems().iter().take(10) {
-        reasons.push(format!("the snapshot is damaged: {problem}"));
+    for problem in scan.problems.iter().take(10) {
+        reasons.push(format!("the snapshot is damaged: {}", chain(problem).join(": ")));
     }
     for member in members {
         if let Some(reason) = &member.reason {
@@ -559,7 +568,7 @@ fn judge(scan: &Scan, members: &[MemberProof], v2: Option<V2Keys>, policy: Polic
                 .to_owned(),
         );
     }
-    let state = if !scan.problems().is_empty() || count(Verdict::Different) > 0 {
+    let state = if !scan.is_sound() || count(Verdict::Different) > 0 {
         ProofState::Mismatch
     } else if count(Verdict::Same) > 0 && v2 != Some(V2Keys::Present) {
         ProofState::Proven

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use vault::manifest::{ContentSchema, Manifest};
 
 use super::proof::MemberProof;
-use crate::datadir::hash::Scan;
-use crate::datadir::inspect::Inspection;
+use crate::datadir::hash::{HashError, Scan};
+use crate::datadir::inspect::{Inspection, Kind};
 use crate::etcd::MemberStatus;
 use crate::etcd::cluster::Row;
 use crate::etcd::v2::V2Keys;
@@ -114,8 +114,8 @@ pub struct StoredHash {
 pub struct SnapshotContent {
     /// Where it came from.
     pub origin: Origin,
-    /// Its HashKV.
-    pub hash_kv: StoredHash,
+    /// Its HashKV; `None` when the database is damaged.
+    pub hash_kv: Option<StoredHash>,
     /// What the database says of itself.
     pub database: Inspection,
     /// What each member said of it.
@@ -132,17 +132,16 @@ impl SnapshotContent {
         scan: &Scan,
         members: Vec<MemberProof>,
         v2: Option<V2Keys>,
-    ) -> Self {
-        let revision = scan.revision();
-        let compact_revision = scan.compact_revision();
-        Self {
+    ) -> Result<Self, HashError> {
+        let database = Inspection::of(scan, Kind::Snapshot, None)?;
+        Ok(Self {
             origin,
-            hash_kv: StoredHash {
-                revision,
-                compact_revision,
-                hash: scan.hash_kv(revision, compact_revision),
-            },
-            database: Inspection::from_scan(scan),
+            hash_kv: database.hash_kv.map(|hash| StoredHash {
+                revision: database.revision,
+                compact_revision: database.compact_revision.unwrap_or(-1),
+                hash,
+            }),
+            database,
             members,
             v2_keys: v2.map(|keys| {
                 match keys {
@@ -152,7 +151,7 @@ impl SnapshotContent {
                 }
                 .to_owned()
             }),
-        }
+        })
     }
 
     /// The JSON of a manifest.

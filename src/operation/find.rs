@@ -19,9 +19,8 @@ pub fn selector(text: &str) -> Result<Selector, Failure> {
     if let Some(time) = time(text) {
         return Ok(Selector::LatestBefore(time));
     }
-    let id_like = !text.is_empty()
-        && text.len() <= 26
-        && text.bytes().all(|b| b.is_ascii_alphanumeric());
+    let id_like =
+        !text.is_empty() && text.len() <= 26 && text.bytes().all(|b| b.is_ascii_alphanumeric());
     if id_like {
         return Ok(Selector::Id(text.to_owned()));
     }
@@ -39,9 +38,7 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
     let naive = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
         .iter()
         .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
-        .or_else(|| {
-            NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0)
-        })?;
+        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))?;
     // An hour that the clock shows twice is taken as the earlier one.
     Some(Local.from_local_datetime(&naive).earliest()?.to_utc())
 }
@@ -114,22 +111,31 @@ pub async fn list(
     repository: &Repository,
     cluster: Option<ClusterName>,
 ) -> Result<ListReport, Failure> {
+    let (all, corrupt) = all(repository, cluster).await?;
+    let ids: Vec<String> = all.iter().map(|b| b.manifest.id.to_string()).collect();
+    let backups = all.iter().map(|backup| row(&backup.manifest, &ids)).collect();
+    Ok(ListReport { backups, corrupt })
+}
+
+/// Every backup that can be used, and the manifests that cannot.
+pub async fn all(
+    repository: &Repository,
+    cluster: Option<ClusterName>,
+) -> Result<(Vec<Backup>, Vec<CorruptManifest>), Failure> {
     let filter = Filter { cluster, ..Filter::default() };
     let listing = repository
         .list(&filter)
         .await
         .map_err(|error| storage_failure("the backups were not listed".to_owned(), error))?;
-    let ids: Vec<String> = listing.backups.iter().map(|b| b.manifest.id.to_string()).collect();
-    let backups = listing.backups.iter().map(|backup| row(&backup.manifest, &ids)).collect();
     let corrupt = listing
         .corrupt
-        .iter()
+        .into_iter()
         .map(|entry| CorruptManifest {
-            key: entry.key.clone(),
             reason: super::failure::chain(&entry.error).join(": "),
+            key: entry.key,
         })
         .collect();
-    Ok(ListReport { backups, corrupt })
+    Ok((listing.backups, corrupt))
 }
 
 fn row(manifest: &Manifest, ids: &[String]) -> ListedBackup {

@@ -107,22 +107,23 @@ async fn ask_one(row: &Row, scan: &Scan) -> MemberProof {
         }
     };
     let begun = Instant::now();
-    let answer = hash_at(&mut client, scan.revision()).await;
+    let answer = hash_at(&mut client, scan.revision).await;
     proof.milliseconds = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     match answer {
         Ok(answer) => {
             proof.hash = Some(answer.hash);
             proof.compact_revision = Some(answer.compact_revision);
-            let ours = scan.hash_kv(scan.revision(), answer.compact_revision);
-            if ours == answer.hash {
-                proof.verdict = Verdict::Same;
-            } else {
-                proof.verdict = Verdict::Different;
-                proof.reason = Some(format!(
-                    "its HashKV at revision {} is {:08x}, the snapshot's is {ours:08x}",
-                    scan.revision(),
-                    answer.hash
-                ));
+            let compact = Some(answer.compact_revision).filter(|&revision| revision >= 0);
+            match scan.hash_kv(scan.revision, compact) {
+                Ok(ours) if ours == answer.hash => proof.verdict = Verdict::Same,
+                Ok(ours) => {
+                    proof.verdict = Verdict::Different;
+                    proof.reason = Some(format!(
+                        "its HashKV at revision {} is {:08x}, the snapshot's is {ours:08x}",
+                        scan.revision, answer.hash
+                    ));
+                }
+                Err(error) => proof.reason = Some(error.to_string()),
             }
         }
         Err(reason) => proof.reason = Some(reason),
@@ -135,7 +136,9 @@ async fn hash_at(client: &mut MemberClient, revision: Revision) -> Result<HashKv
     let mut tries = 0;
     let answer = loop {
         match client.hash_kv(revision).await {
-            Err(EtcdError { kind: EtcdErrorKind::FutureRevision, .. }) if tries < CATCH_UP_TRIES => {
+            Err(EtcdError { kind: EtcdErrorKind::FutureRevision, .. })
+                if tries < CATCH_UP_TRIES =>
+            {
                 tries += 1;
                 tokio::time::sleep(CATCH_UP_WAIT).await;
             }

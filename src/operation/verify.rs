@@ -8,8 +8,9 @@ use vault::repository::{Backup, ReadOptions, Receipt, Repository, RepositoryErro
 
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, chain};
-use super::vaults::{is_corruption, storage_failure};
-use crate::datadir::hash::{Scan, ScanError, ScanOptions, StreamScan};
+use super::vaults::storage_failure;
+use crate::datadir::hash::{Scan, ScanError, StreamScan};
+use crate::datadir::inspect::{Inspection, Kind, Trailer};
 use crate::event::Events;
 
 /// How deep to look; each level holds the ones before it.
@@ -109,7 +110,7 @@ pub async fn verify(
         };
         match result {
             Ok(()) => {}
-            Err(error) if is_corruption(&error) => found.problems.push(chain(&error).join(": ")),
+            Err(error) if error.is_corruption() => found.problems.push(chain(&error).join(": ")),
             Err(error) => return Err(storage_failure(what(), error)),
         }
     }
@@ -155,7 +156,9 @@ async fn content(
     found.frames = Some(object.frames);
     match scanned {
         Ok(scan) => compare(manifest, &scan, found),
-        Err(error) => found.problems.push(format!("the snapshot is damaged: {error}")),
+        Err(error) => {
+            found.problems.push(format!("the snapshot is damaged: {}", chain(&error).join(": ")));
+        }
     }
     Ok(())
 }
@@ -171,7 +174,7 @@ pub(super) async fn scan_object(
     let mut reader = repository.open_object(object, options).await?;
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<bytes::Bytes>(2);
     let scanning = tokio::task::spawn_blocking(move || {
-        let mut scan = StreamScan::new(ScanOptions::spilling_to(std::env::temp_dir()));
+        let mut scan = StreamScan::new(super::inspect::spilling_options());
         while let Some(chunk) = receiver.blocking_recv() {
             scan.write(&chunk)?;
         }
@@ -193,7 +196,7 @@ pub(super) async fn scan_object(
     };
     drop(sender);
     let scanned = scanning.await.unwrap_or_else(|error| {
-        Err(ScanError::Io(std::io::Error::other(format!("the scan ended early: {error}"))))
+        Err(ScanError::Spill(std::io::Error::other(format!("the scan ended early: {error}"))))
     });
     read?;
     Ok(scanned)
@@ -201,32 +204,41 @@ pub(super) async fn scan_object(
 
 /// Holds what was found against what the manifest says.
 fn compare(manifest: &vault::manifest::Manifest, scan: &Scan, found: &mut Verified) {
-    found.problems.extend(scan.problems().iter().map(|p| format!("the snapshot is damaged: {p}")));
-    let revision = scan.revision();
-    if u64::try_from(revision) != Ok(manifest.sequence) {
-        found.problems.push(format!(
-            "the snapshot is at revision {revision}, the manifest says {}",
-            manifest.sequence
-        ));
+    let now = match Inspection::of(scan, Kind::Snapshot, None) {
+        Ok(now) => now,
+        Err(error) => return found.problems.push(chain(&error).join(": ")),
+    };
+    if now.trailer == Trailer::Absent {
+        found.problems.push("the snapshot has no SHA-256 at its end".to_owned());
     }
-    match SnapshotContent::of(manifest) {
-        Ok(content) => {
-            let stored = content.hash_kv;
-            let hash = scan.hash_kv(stored.revision, stored.compact_revision);
-            found.hash_kv = Some(hash);
-            if hash != stored.hash {
-                found.problems.push(format!(
-                    "HashKV at revision {} is {hash:08x}, the manifest says {:08x}",
-                    stored.revision, stored.hash
-                ));
-            }
-            let now = crate::datadir::inspect::Inspection::from_scan(scan);
-            if now.counts() != content.database.counts() {
-                found.problems.push("the counts differ from those in the manifest".to_owned());
-            }
+    let damage = now.problems.iter().map(|problem| format!("the snapshot is damaged: {problem}"));
+    let content = match SnapshotContent::of(manifest) {
+        Ok(content) => content,
+        Err(error) => {
+            found.problems.extend(damage);
+            return found.problems.push(error);
         }
-        Err(error) => found.problems.push(error),
-    }
+    };
+    found.problems.extend(damage);
+    found.hash_kv = now.hash_kv;
+    let mut differ = |what: &str, stored: String, is: String| {
+        if stored != is {
+            found.problems.push(format!("{what}: the manifest says {stored}, the snapshot {is}"));
+        }
+    };
+    let was = &content.database;
+    differ("revision", manifest.sequence.to_string(), now.revision.to_string());
+    differ("HashKV", shown(was.hash_kv), shown(now.hash_kv));
+    differ("status hash", shown(was.status_hash), shown(now.status_hash));
+    differ("keys", was.keys.to_string(), now.keys.to_string());
+    differ("records", was.records.to_string(), now.records.to_string());
+    differ("leases", was.content.leases.to_string(), now.content.leases.to_string());
+    differ("users", was.content.users.to_string(), now.content.users.to_string());
+    differ("roles", was.content.roles.to_string(), now.content.roles.to_string());
+}
+
+fn shown(hash: Option<u32>) -> String {
+    hash.map_or_else(|| "none".to_owned(), |hash| format!("{hash:08x}"))
 }
 
 /// Writes the receipt; a vault that only takes backups from this host refuses it,

@@ -228,9 +228,7 @@ impl Repository {
         let key = root_key(RESTORE_TXT);
         match self.read_small(&key).await? {
             None => Err(RepositoryError::corrupt(RESTORE_TXT, "it is missing")),
-            Some(text)
-                if crate::digest::Sha256::of(&text) == self.file.restore_txt_sha256 =>
-            {
+            Some(text) if crate::digest::Sha256::of(&text) == self.file.restore_txt_sha256 => {
                 Ok(())
             }
             Some(_) => Err(RepositoryError::corrupt(RESTORE_TXT, "it is not what was written")),

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use harness::s3::{Fault, FaultyS3, Op};
 use support::*;
-use vault::store::s3::{Checksum, ChecksumMode, Probe, S3Config, S3Store};
+use vault::store::s3::{Checksum, ChecksumMode, PathStyle, Probe, S3Config, S3Store};
 use vault::store::{ErrorKind, SizeHint, Store, StoreError};
 
 const NAME: &str = "clusters/prod/a/objects/x";
@@ -79,6 +79,9 @@ async fn a_busy_store_is_asked_again_but_not_for_ever() {
     assert!(error.act.starts_with("write o/never in s3://vaults/team/prod: "), "{}", error.act);
     assert!(told(&error).contains("503 SlowDown"), "{}", told(&error));
     no_secrets(&server, &error);
+    let debug = format!("{store:?}");
+    assert!(debug.contains("s3://vaults/team/prod") && !debug.contains("secret"), "{debug}");
+    assert!(!debug.contains(&server.access().access_key), "{debug}");
 }
 
 #[tokio::test]
@@ -369,6 +372,9 @@ async fn a_slow_store_holds_the_writer_back() {
         assert!(taken <= 24, "more than 24 MiB wait in memory");
     }
     assert_eq!((taken, server.count(Op::Part)), (24, 2));
+    // The write that was dropped had taken a part of its chunk.
+    assert!(upload.finish().await.is_err(), "an object with a hole");
+    assert_eq!(server.count(Op::Complete), 0);
 }
 
 #[tokio::test]
@@ -645,10 +651,11 @@ async fn ranges_lie_inside_the_object() {
 
 /// The SDK's chain reads the process's environment, so each case is a process.
 #[tokio::test]
-async fn credentials_come_by_the_chain_of_the_sdk() {
+async fn credentials_and_proxies_come_by_the_chain_of_the_sdk() {
     let server = server().await;
     let home = tempfile::tempdir().unwrap();
     let (id, secret) = (&server.access().access_key, &server.access().secret_key);
+    let url = server.access().url.as_str();
     let pair = format!("aws_access_key_id = {id}\naws_secret_access_key = {secret}\n");
     let helper =
         format!(r#"{{"Version": 1, "AccessKeyId": "{id}", "SecretAccessKey": "{secret}"}}"#);
@@ -694,6 +701,27 @@ async fn credentials_come_by_the_chain_of_the_sdk() {
             "PermissionDenied reach s3://vaults/team/prod: the credentials could not be loaded",
         ),
         (
+            "proxy",
+            [&key_pair[..], &[("HTTP_PROXY", url), ("CHILD_URL", "http://s3.example.invalid:1")]]
+                .concat(),
+            "",
+            "ok us-east-1",
+        ),
+        (
+            "no proxy",
+            [
+                &key_pair[..],
+                &[
+                    ("HTTP_PROXY", url),
+                    ("NO_PROXY", ".invalid"),
+                    ("CHILD_URL", "http://s3.example.invalid:1"),
+                ],
+            ]
+            .concat(),
+            "",
+            "Unavailable reach s3://vaults/team/prod: the name s3.example.invalid could not be resolved",
+        ),
+        (
             "none",
             vec![],
             "",
@@ -703,11 +731,11 @@ async fn credentials_come_by_the_chain_of_the_sdk() {
         let output = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child_that_connects", "--ignored", "--nocapture"])
             .env_clear()
+            .env("CHILD_URL", url)
             .envs(environment)
             .env("HOME", home.path())
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("AWS_EC2_METADATA_DISABLED", "true")
-            .env("CHILD_URL", &server.access().url)
             .env("CHILD_PROFILE", profile)
             .kill_on_drop(true)
             .output()
@@ -722,12 +750,13 @@ async fn credentials_come_by_the_chain_of_the_sdk() {
 
 /// Run by the test above as a process of its own.
 #[tokio::test]
-#[ignore = "a part of credentials_come_by_the_chain_of_the_sdk"]
+#[ignore = "a part of credentials_and_proxies_come_by_the_chain_of_the_sdk"]
 async fn child_that_connects() {
     use std::io::Write as _;
     let Ok(url) = std::env::var("CHILD_URL") else { return };
     let mut config = S3Config::from_url(&format!("s3://{BUCKET}/{PREFIX}")).unwrap();
     config.set("endpoint-url", &url).unwrap();
+    config.path_style = PathStyle::On;
     config.profile = std::env::var("CHILD_PROFILE").ok().filter(|name| !name.is_empty());
     let line = match S3Store::connect(config).await {
         Ok(store) => format!("ok {}", store.region()),

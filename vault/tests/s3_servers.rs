@@ -236,5 +236,19 @@ async fn seaweedfs() {
     assert_eq!(probe.checksum, Some(Checksum::Crc64Nvme));
     // It keeps directories: `x/m` is listed before `x-a`.
     assert!(!probe.ordered);
-    assert!(probe.server.unwrap().starts_with("SeaweedFS"));
+    assert!(probe.server.as_deref().unwrap().starts_with("SeaweedFS"));
+
+    let mut config = config(server.access());
+    config.sse = Sse::S3;
+    let store = S3Store::connect(config).await.unwrap();
+    store.apply(&probe);
+    for len in [1000, 6 * MIB] {
+        let name = format!("s/{len}");
+        put(&store, &name, &noise(len)).await.unwrap();
+        assert!(get(&store, &name).await.unwrap() == noise(len));
+        let head = server.access().client().head_object().bucket(BUCKET);
+        let head = head.key(format!("{PREFIX}/{name}")).send().await.unwrap();
+        let sse = head.server_side_encryption().map(|sse| sse.as_str().to_owned());
+        assert_eq!(sse.as_deref(), Some("AES256"), "{name}");
+    }
 }

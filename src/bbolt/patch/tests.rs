@@ -35,7 +35,7 @@ impl PageSink for Memory {
 type Model = BTreeMap<Vec<u8>, BTreeMap<Vec<u8>, Vec<u8>>>;
 
 /// A database without a bucket, as bbolt's `init` makes it.
-pub(super) fn empty_database(page_size: u32) -> Vec<u8> {
+pub(crate) fn empty_database(page_size: u32) -> Vec<u8> {
     let meta = Meta {
         page_size,
         root: 3,
@@ -53,7 +53,7 @@ pub(super) fn empty_database(page_size: u32) -> Vec<u8> {
     file
 }
 
-fn apply(file: Vec<u8>, patch: &Patch) -> Result<Vec<u8>, PatchError> {
+pub(crate) fn apply(file: Vec<u8>, patch: &Patch) -> Result<Vec<u8>, PatchError> {
     let database = Database::open(file.as_slice()).expect("open");
     let mut sink = Memory { bytes: file.clone(), ..Memory::default() };
     let meta = patch.apply(&database, &mut sink)?;

@@ -15,9 +15,9 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::fs::{File, FileSystem};
 use super::tag::{Life, Tag};
 use super::{Ownership, RestoreError, Target, files};
+use vault::durable::{self, File, FileSystem, FileType};
 
 /// A directory that mkfs makes.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -28,8 +28,8 @@ const STAGING: &str = ".tmp-";
 const NOTE: (&str, &str) = ("restore-", ".tmp");
 /// How many names an error lists.
 const LISTED: usize = 10;
-/// A staged tree is at most this deep: base, member directory, `member`, `snap`.
-const DEPTH: usize = 6;
+/// A note is shorter.
+const MAX_NOTE: usize = 16 << 10;
 
 /// Where the parts of one member are built.
 #[derive(Debug, Clone)]
@@ -40,6 +40,15 @@ pub(super) struct Place {
     pub(super) wal: PathBuf,
     /// Who gets it all; whoever runs this when not said.
     owner: Option<(u32, u32)>,
+}
+
+/// What stands at a path, a symbolic link followed.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    directory: bool,
+    length: u64,
+    uid: u32,
+    gid: u32,
 }
 
 /// A rename that puts something in its place.
@@ -86,8 +95,8 @@ impl<'f> Places<'f> {
         fs: &'f dyn FileSystem,
         targets: &[Target],
         ownership: Ownership,
+        tag: Tag,
     ) -> Result<Self, RestoreError> {
-        let tag = Tag::of_this_process().map_err(RestoreError::Process)?;
         let mut this = Self {
             fs,
             tag,
@@ -123,12 +132,30 @@ impl<'f> Places<'f> {
     pub(super) fn create(&self, place: &Place, path: &Path) -> Result<Box<dyn File>, RestoreError> {
         let file = self
             .fs
-            .create(path, self.ownership.file_mode)
+            .create_new(path, self.ownership.file_mode)
             .map_err(|source| io_error("create", path, source))?;
-        if let Some((uid, gid)) = place.owner {
-            file.set_owner(uid, gid).map_err(|source| io_error("give away", path, source))?;
-        }
+        self.give(path, place.owner)?;
         Ok(file)
+    }
+
+    /// Writes a file in `place`, durably.
+    pub(super) fn write(
+        &self,
+        place: &Place,
+        path: &Path,
+        content: &[u8],
+    ) -> Result<(), RestoreError> {
+        let mut file = self.create(place, path)?;
+        file.write(content)
+            .and_then(|()| file.sync())
+            .map_err(|source| io_error("write", path, source))
+    }
+
+    fn give(&self, path: &Path, owner: Option<(u32, u32)>) -> Result<(), RestoreError> {
+        let Some((uid, gid)) = owner else { return Ok(()) };
+        self.fs
+            .set_owner(path, Some(uid), Some(gid))
+            .map_err(|source| io_error("give away", path, source))
     }
 
     /// Makes everything durable and renames it into place. The files must be
@@ -140,7 +167,7 @@ impl<'f> Places<'f> {
         }
         for Rename { from, to, commits } in std::mem::take(&mut self.renames) {
             self.fs
-                .rename_new(&from, &to)
+                .rename_no_replace(&from, &to)
                 .map_err(|source| io_error("rename into place", &to, source))?;
             if commits {
                 // The logs moved so far belong to data that stands.
@@ -205,7 +232,17 @@ impl<'f> Places<'f> {
 
     /// The length of the log's segment and the path of its data.
     fn read_note(&self, note: &Path) -> Result<Option<(u64, PathBuf)>, RestoreError> {
-        let text = self.fs.read(note).map_err(|source| io_error("read", note, source))?;
+        let failed = |source| io_error("read", note, source);
+        let file = self.fs.open(note).map_err(failed)?;
+        let mut text = vec![0; MAX_NOTE];
+        let mut length = 0;
+        loop {
+            match file.read_at(length as u64, &mut text[length..]).map_err(failed)? {
+                0 => break,
+                read => length += read,
+            }
+        }
+        text.truncate(length);
         let Some(at) = text.iter().position(|&byte| byte == b'\n') else { return Ok(None) };
         let length = std::str::from_utf8(&text[..at]).ok().and_then(|text| text.parse().ok());
         let data = PathBuf::from(OsStr::from_bytes(&text[at + 1..]));
@@ -268,7 +305,7 @@ impl<'f> Places<'f> {
             return Ok(false);
         };
         self.must_be_dead(path, &tag)?;
-        self.remove_tree(path, DEPTH)?;
+        self.remove_tree(path)?;
         self.sync(parent(path))?;
         Ok(true)
     }
@@ -294,6 +331,7 @@ impl<'f> Places<'f> {
 
     fn stage_together(&mut self, base: &Path, targets: &[Target]) -> Result<(), RestoreError> {
         let owner = self.ownership.owner;
+        self.sweep_beside(base)?;
         let staging = self.stage_missing(base, owner)?;
         for target in targets {
             let directory = staging.join(file_name(&target.data_dir)?);
@@ -316,11 +354,7 @@ impl<'f> Places<'f> {
                 (staging, data_dir.clone(), owner)
             }
             Some(found) => {
-                if let Some((uid, gid)) = self.ownership.owner {
-                    self.fs
-                        .set_owner(data_dir, uid, gid)
-                        .map_err(|source| io_error("give away", data_dir, source))?;
-                }
+                self.give(data_dir, self.ownership.owner)?;
                 // Not asked for: as the directory itself, where that can be done.
                 let theirs = self.ownership.may_give_away.then_some((found.uid, found.gid));
                 let owner = self.ownership.owner.or(theirs);
@@ -412,13 +446,10 @@ impl<'f> Places<'f> {
             Some(_) => target.data_dir.join("member"),
         };
         let path = directory.join(self.note_name());
-        let file = self.create(place, &path)?;
         self.undo.push(Undo::File(path.clone()));
         let mut text = format!("{length}\n").into_bytes();
         text.extend_from_slice(data.as_os_str().as_bytes());
-        file.write_at(0, &text)
-            .and_then(|()| file.sync())
-            .map_err(|source| io_error("write", &path, source))?;
+        self.write(place, &path, &text)?;
         self.sync(&directory)
     }
 
@@ -466,12 +497,7 @@ impl<'f> Places<'f> {
         self.fs
             .create_dir(path, self.ownership.directory_mode)
             .map_err(|source| io_error("create", path, source))?;
-        if let Some((uid, gid)) = owner {
-            self.fs
-                .set_owner(path, uid, gid)
-                .map_err(|source| io_error("give away", path, source))?;
-        }
-        Ok(())
+        self.give(path, owner)
     }
 
     /// The names in a directory, `None` when it is missing.
@@ -482,13 +508,27 @@ impl<'f> Places<'f> {
                 Err(RestoreError::NotADirectory { path: path.into() })
             }
             Some(_) => {
-                self.fs.list(path).map(Some).map_err(|source| io_error("list", path, source))
+                let entries =
+                    self.fs.read_dir(path).map_err(|source| io_error("list", path, source))?;
+                Ok(Some(entries.into_iter().map(|entry| entry.name).collect()))
             }
         }
     }
 
-    fn find(&self, path: &Path) -> Result<Option<super::fs::Found>, RestoreError> {
-        self.fs.find(path).map_err(|source| io_error("look at", path, source))
+    fn find(&self, path: &Path) -> Result<Option<Found>, RestoreError> {
+        let failed = |source| io_error("look at", path, source);
+        let mut found = match self.fs.metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        // A link to a directory is as good as one; any other stands in the way.
+        if found.file_type == FileType::Symlink
+            && let Ok(inner) = self.fs.metadata(&path.join("."))
+        {
+            found = inner;
+        }
+        let directory = found.file_type == FileType::Directory;
+        Ok(Some(Found { directory, length: found.size, uid: found.uid, gid: found.gid }))
     }
 
     fn sync(&self, path: &Path) -> Result<(), RestoreError> {
@@ -499,19 +539,8 @@ impl<'f> Places<'f> {
         self.fs.remove_file(path).map_err(|source| io_error("remove", path, source))
     }
 
-    /// Removes a tree without following links.
-    fn remove_tree(&self, path: &Path, depth: usize) -> Result<(), RestoreError> {
-        let failed = |source| io_error("remove", path, source);
-        match self.fs.remove_file(path) {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::IsADirectory && depth > 0 => {}
-            Err(source) => return Err(failed(source)),
-        }
-        for name in self.fs.list(path).map_err(failed)? {
-            self.remove_tree(&path.join(name), depth - 1)?;
-        }
-        self.fs.remove_dir(path).map_err(failed)
+    fn remove_tree(&self, path: &Path) -> Result<(), RestoreError> {
+        durable::remove_all(self.fs, path).map_err(|source| io_error("remove", path, source))
     }
 }
 
@@ -520,10 +549,10 @@ impl Drop for Places<'_> {
         // What cannot be removed now is removed by the next run.
         for undo in std::mem::take(&mut self.undo).into_iter().rev() {
             let (path, done) = match &undo {
-                Undo::Tree(path) => (path, self.remove_tree(path, DEPTH).is_ok()),
+                Undo::Tree(path) => (path, self.remove_tree(path).is_ok()),
                 Undo::File(path) => (path, self.fs.remove_file(path).is_ok()),
                 Undo::EmptyDirectory(path) => (path, self.fs.remove_dir(path).is_ok()),
-                Undo::Rename { from, to } => (from, self.fs.rename_new(from, to).is_ok()),
+                Undo::Rename { from, to } => (from, self.fs.rename_no_replace(from, to).is_ok()),
             };
             if done {
                 let _ = self.fs.sync_dir(parent(path));

@@ -21,6 +21,8 @@ pub(super) struct Tag {
     /// Tells two builds of one process apart.
     build: u32,
     boot: String,
+    /// The namespace of its process id: containers share the boot, not the ids.
+    namespace: u64,
     host: String,
 }
 
@@ -41,31 +43,38 @@ impl Tag {
         let start = start_of(process)?
             .ok_or_else(|| io::Error::other("this process is not in the process table"))?;
         let build = BUILD.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { process, start, build, boot: boot()?, host: host() })
+        Ok(Self { process, start, build, boot: boot()?, namespace: namespace()?, host: host() })
+    }
+
+    /// The tag of a process of this host that is dead, as is any of its number.
+    #[cfg(test)]
+    pub(super) fn of_a_dead_process(build: u32) -> io::Result<Self> {
+        Ok(Self { process: 1 << 23, build, ..Self::of_this_process()? })
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
         if text.len() > MAX_TAG {
             return None;
         }
-        let mut parts = text.splitn(5, '.');
+        let mut parts = text.splitn(6, '.');
         let mut next = || parts.next().filter(|part| !part.is_empty());
         Some(Self {
             process: next()?.parse().ok().filter(|&process| process > 0)?,
             start: next()?.parse().ok()?,
             build: next()?.parse().ok()?,
             boot: next()?.to_owned(),
+            namespace: next()?.parse().ok()?,
             host: next()?.to_owned(),
         })
     }
 
     pub(super) fn life(&self) -> Life {
         let Ok(boot) = boot() else { return Life::Unknown };
-        if self.host != host() {
-            return Life::Unknown;
-        }
         if self.boot != boot {
-            return Life::Dead;
+            return if self.host == host() { Life::Dead } else { Life::Unknown };
+        }
+        if namespace().ok() != Some(self.namespace) {
+            return Life::Unknown;
         }
         match start_of(self.process) {
             Ok(Some(start)) if start == self.start => Life::Alive,
@@ -77,8 +86,8 @@ impl Tag {
 
 impl std::fmt::Display for Tag {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { process, start, build, boot, host } = self;
-        write!(f, "{process}.{start}.{build}.{boot}.{host}")
+        let Self { process, start, build, boot, namespace, host } = self;
+        write!(f, "{process}.{start}.{build}.{boot}.{namespace}.{host}")
     }
 }
 
@@ -102,20 +111,16 @@ fn boot() -> io::Result<String> {
     Ok(text.trim().replace('-', ""))
 }
 
-/// The host's name and the namespace of its process ids: containers share the
-/// boot, and may share the name.
+fn namespace() -> io::Result<u64> {
+    let link = fs::read_link("/proc/self/ns/pid")?;
+    let digits: String = link.to_string_lossy().chars().filter(char::is_ascii_digit).collect();
+    digits.parse().map_err(|_| io::Error::other("a namespace without a number"))
+}
+
 fn host() -> String {
     let uname = rustix::system::uname();
-    let name = uname.nodename().to_string_lossy();
-    let plain: String = name
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' })
-        .take(64)
-        .collect();
-    let space = fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let space: String =
-        space.to_string_lossy().chars().filter(char::is_ascii_digit).take(16).collect();
-    format!("{plain}-{space}")
+    let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+    uname.nodename().to_string_lossy().chars().map(plain).take(64).collect()
 }
 
 #[cfg(test)]
@@ -133,8 +138,11 @@ mod tests {
         // Above the largest process id of Linux.
         assert_eq!(Tag { process: 1 << 23, ..tag.clone() }.life(), Life::Dead);
         assert_eq!(Tag { boot: "0".repeat(32), ..tag.clone() }.life(), Life::Dead);
-        assert_eq!(Tag { host: "elsewhere-1".into(), ..tag }.life(), Life::Unknown);
-        for wrong in ["", "1.2.3.4", "0.2.3.b.h", "-1.2.3.b.h", "1.2.3..h", "x.2.3.b.h"] {
+        let rebooted = Tag { boot: "0".repeat(32), namespace: 1, ..tag.clone() };
+        assert_eq!(rebooted.life(), Life::Dead);
+        assert_eq!(Tag { host: "elsewhere".into(), ..rebooted }.life(), Life::Unknown);
+        assert_eq!(Tag { namespace: 1, ..tag }.life(), Life::Unknown);
+        for wrong in ["", "1.2.3.4", "0.2.3.b.1.h", "-1.2.3.b.1.h", "1.2.3..1.h", "x.2.3.b.1.h"] {
             assert_eq!(Tag::parse(wrong), None, "{wrong}");
         }
     }

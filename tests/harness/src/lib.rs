@@ -4,6 +4,7 @@
 //! test process whatever way that ends, and keeps its logs when a test fails.
 
 pub mod cache;
+pub mod cli;
 pub mod etcd;
 pub mod fill;
 pub mod port;

@@ -53,10 +53,7 @@ impl RealFs {
 }
 
 fn unsupported(error: Errno) -> bool {
-    matches!(
-        error,
-        Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM | Errno::MLINK
-    )
+    matches!(error, Errno::INVAL | Errno::NOSYS | Errno::NOTSUP | Errno::PERM | Errno::MLINK)
 }
 
 fn open(path: &Path, flags: OFlags, mode: u32) -> io::Result<fs::File> {
@@ -226,7 +223,11 @@ impl File for RealFile {
         }
         match rustix::fs::fallocate(self.0.as_fd(), FallocateFlags::empty(), 0, size) {
             Err(Errno::NOTSUP | Errno::NOSYS) => {
-                if self.size()? < size { self.set_len(size) } else { Ok(()) }
+                if self.size()? < size {
+                    self.set_len(size)
+                } else {
+                    Ok(())
+                }
             }
             other => other.map_err(io::Error::from),
         }

@@ -172,7 +172,9 @@ impl RepositoryError {
             ManifestError::TooNew { version, needs } => {
                 Self::TooNew { object: object.to_owned(), version, needs }
             }
-            error => Self::corrupt_because(object, "it is not the manifest that was written", error),
+            error => {
+                Self::corrupt_because(object, "it is not the manifest that was written", error)
+            }
         }
     }
 
@@ -200,13 +202,9 @@ impl RepositoryError {
         match error {
             ReadError::Store(error) => Self::Store(error),
             ReadError::Key(error) => Self::key(object, error),
-            ReadError::Corrupt { what, frame, offset } => Self::Corrupt {
-                object: object.to_owned(),
-                frame,
-                offset,
-                why: what,
-                source: None,
-            },
+            ReadError::Corrupt { what, frame, offset } => {
+                Self::Corrupt { object: object.to_owned(), frame, offset, why: what, source: None }
+            }
             error @ (ReadError::Thread(_) | ReadError::Ended) => Self::internal(object, error),
         }
     }

@@ -193,9 +193,8 @@ impl Repository {
 
     async fn find_id(&self, prefix: &str, names: Names) -> Result<Backup> {
         let wanted = prefix.to_ascii_uppercase();
-        let fits = |name: &&ManifestKey| {
-            !wanted.is_empty() && name.id.to_string().starts_with(&wanted)
-        };
+        let fits =
+            |name: &&ManifestKey| !wanted.is_empty() && name.id.to_string().starts_with(&wanted);
         let found: Vec<&ManifestKey> = names.names.iter().filter(fits).collect();
         let ids: BTreeSet<BackupId> = found.iter().map(|name| name.id).collect();
         let shown = crate::document::printable(prefix);

@@ -213,9 +213,7 @@ fn read_range(
 ) -> Result<Bytes> {
     let failed = Arc::clone(&stored.failed);
     let result = match depth {
-        Depth::Encrypted(identities) => {
-            read_encrypted_range(stored, record, range, identities)
-        }
+        Depth::Encrypted(identities) => read_encrypted_range(stored, record, range, identities),
         Depth::Plain | Depth::Stored => {
             // Frames and table are read in one piece each.
             stored.block_size = 0;

@@ -68,10 +68,8 @@ struct LineageFile {
 }
 
 fn encode<T: Serialize>(what: &str, file: &T) -> Result<Vec<u8>> {
-    document::seal(file).map_err(|error| RepositoryError::Invalid {
-        what: what.to_owned(),
-        source: error.into(),
-    })
+    document::seal(file)
+        .map_err(|error| RepositoryError::Invalid { what: what.to_owned(), source: error.into() })
 }
 
 fn decode<'de, T: Deserialize<'de>>(object: &str, bytes: &[u8]) -> Result<T> {
@@ -90,7 +88,8 @@ impl Repository {
     pub async fn put_receipt(&self, place: &Place, receipt: &Receipt) -> Result<()> {
         let receipt = Receipt { time: super::millis(receipt.time), ..receipt.clone() };
         let (id, level, time) = (receipt.id, receipt.level.clone(), receipt.time);
-        let bytes = encode("the receipt", &ReceiptFile { format: FormatVersion::CURRENT, receipt })?;
+        let bytes =
+            encode("the receipt", &ReceiptFile { format: FormatVersion::CURRENT, receipt })?;
         // The digest keeps two verifications of one millisecond apart.
         let digest = crate::digest::hex(&ManifestKey::digest_of(&bytes));
         let name = format!("{}-{level}-{digest}.json", layout::stamp_millis(time));

@@ -203,7 +203,11 @@ fn read_ring(file: &File, head: u64, count: u64, limit: u64) -> io::Result<Bytes
 
 /// Where `count` bytes of the stream from `position` on are in a ring of `limit`
 /// bytes: file offset, and which of the bytes. `count` is at most `limit`.
-fn ring(position: u64, count: u64, limit: u64) -> impl Iterator<Item = (u64, std::ops::Range<u64>)> {
+fn ring(
+    position: u64,
+    count: u64,
+    limit: u64,
+) -> impl Iterator<Item = (u64, std::ops::Range<u64>)> {
     let offset = position % limit;
     let first = count.min(limit - offset);
     [(offset, 0..first), (0, first..count)].into_iter().filter(|(_, part)| !part.is_empty())
@@ -216,7 +220,8 @@ fn unlinked(directory: &Path) -> io::Result<File> {
     match rustix::fs::open(directory, flags, mode) {
         Ok(file) => return Ok(file.into()),
         // Not every file system has it; an old kernel takes it for a directory.
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {}
+        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {
+        }
         Err(error) => return Err(error.into()),
     }
     let path = directory.join(format!(".etcdvault-spool-{}", ulid::Ulid::generate()));

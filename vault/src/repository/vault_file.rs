@@ -109,16 +109,17 @@ impl VaultFile {
 
     /// The file in `bytes`, checked.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self> {
-        let value =
-            document::unseal(bytes).map_err(|error| RepositoryError::document(VAULT_JSON, error))?;
+        let value = document::unseal(bytes)
+            .map_err(|error| RepositoryError::document(VAULT_JSON, error))?;
         let format =
             read_format(&value).map_err(|error| RepositoryError::document(VAULT_JSON, error))?;
         if format.oldest_reader > FORMAT {
             let (version, needs) = (format.version, format.oldest_reader);
             return Err(RepositoryError::TooNew { object: VAULT_JSON.to_owned(), version, needs });
         }
-        Self::deserialize(value)
-            .map_err(|error| RepositoryError::document(VAULT_JSON, document::DocumentError::Json(error)))
+        Self::deserialize(value).map_err(|error| {
+            RepositoryError::document(VAULT_JSON, document::DocumentError::Json(error))
+        })
     }
 
     /// Whether `identities` open this vault. Runs scrypt for a passphrase.

@@ -20,6 +20,7 @@ pub mod policy;
 mod probe;
 mod upload;
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -69,12 +70,18 @@ pub struct S3Store {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     config: S3Config,
     client: Client,
     site: Site,
     probe: RwLock<Option<Probe>>,
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The SDK's client would show its credentials' ids and pages of settings.
+        f.debug_struct("Inner").field("url", &self.config.url()).finish_non_exhaustive()
+    }
 }
 
 impl S3Store {

@@ -55,8 +55,12 @@ impl SeaweedFs {
             }
         }
         let log = scratch.path().join("log");
-        let home = [("HOME".into(), scratch.path().into())];
-        let mut process = Process::start(&program, args, &home, &log)?;
+        // A key for encryption by the server; what it protects is test data.
+        let environment = [
+            ("HOME".into(), scratch.path().into()),
+            ("WEED_S3_SSE_KEY".into(), "a passphrase for the tests".into()),
+        ];
+        let mut process = Process::start(&program, args, &environment, &log)?;
         let access = Access {
             url: format!("http://127.0.0.1:{s3}"),
             access_key: USER.to_owned(),

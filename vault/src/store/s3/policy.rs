@@ -140,6 +140,22 @@ mod tests {
     }
 
     #[test]
+    fn the_guide_shows_what_is_printed() {
+        let guide = include_str!("../../../../docs/s3.md");
+        let shown: Vec<Value> = guide
+            .split("```json\n")
+            .skip(1)
+            .map(|rest| serde_json::from_str(rest.split("```").next().unwrap()).unwrap())
+            .collect();
+        let config = config("s3://backups/etcd");
+        let printed = [lifecycle(&config), writer(&config, "prod", Dialect::Aws).unwrap()];
+        assert_eq!(shown, printed.map(|text| serde_json::from_str::<Value>(&text).unwrap()));
+        for (option, _) in super::super::OPTIONS {
+            assert!(guide.contains(&format!("| `{option}` |")), "{option} is not in the guide");
+        }
+    }
+
+    #[test]
     fn a_cluster_name_cannot_widen_the_policy() {
         for name in ["*", "a/b", "", "../x", "a*", "a?", "a\"b"] {
             assert!(writer(&config("s3://backups"), name, Dialect::Aws).is_err(), "{name}");

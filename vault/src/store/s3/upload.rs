@@ -201,10 +201,13 @@ impl Upload for S3Upload {
         if self.over {
             return Err(self.target.used_up());
         }
+        // A write whose future is dropped half-way leaves a hole: it stays over.
+        self.over = true;
         let result = self.take(chunk).await;
-        if result.is_err() {
+        match &result {
+            Ok(()) => self.over = false,
             // The first error is the one to tell; the sweep takes what stays.
-            let _ = self.discard().await;
+            Err(_) => drop(self.discard().await),
         }
         result
     }
@@ -255,7 +258,7 @@ impl Multipart {
 
 impl Target {
     fn used_up(&self) -> StoreError {
-        StoreError::new(ErrorKind::Io, format!("{}: the upload failed before", self.act))
+        StoreError::new(ErrorKind::Io, format!("{}: the upload was given up before", self.act))
     }
 
     fn taken(&self) -> StoreError {

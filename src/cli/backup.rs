@@ -1,0 +1,81 @@
+//! `etcdvault backup`.
+
+use vault::manifest::{Proof, ProofState};
+
+use super::args::{BackupArgs, ProofArg, StrategyArg};
+use super::exit_code::Exit;
+use super::human::{count, duration, plural, printable, size};
+use super::output::Output;
+use super::settings::{labels, open_vault, write_options};
+use crate::config::{Env, connection, place};
+use crate::etcd::Connector;
+use crate::etcd::cluster::Reach;
+use crate::operation::Failure;
+use crate::operation::backup::{BackupOptions, BackupReport, Strategy, backup};
+use crate::operation::interrupt::Interrupt;
+use crate::operation::proof::{Policy, Verdict};
+
+pub(crate) async fn run(
+    args: BackupArgs,
+    output: &Output,
+    env: &Env,
+    mut interrupt: Interrupt,
+) -> Result<Exit, Failure> {
+    let settings = connection::resolve(&args.connection.raw(), env)?;
+    let cluster = place::cluster(args.cluster.as_deref(), env)?;
+    let connector = Connector::new(&settings)?;
+    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let options = BackupOptions {
+        cluster,
+        strategy: match args.endpoint_strategy {
+            StrategyArg::Follower => Strategy::Follower,
+            StrategyArg::Leader => Strategy::Leader,
+            StrategyArg::First => Strategy::First,
+        },
+        reach: if args.local_only { Reach::Given } else { Reach::AllMembers },
+        proof: match args.proof {
+            ProofArg::All => Policy::All,
+            ProofArg::Source => Policy::Source,
+            ProofArg::None => Policy::None,
+        },
+        labels: labels(&args.labels),
+        write: write_options(&args.write),
+    };
+    let events = output.events();
+    let report =
+        backup(&repository, &connector, &settings, &options, &events, &mut interrupt).await?;
+    output.result(&report, || text(&report));
+    for reason in &report.proof.reasons {
+        output.note(&format!("  {}", printable(reason)));
+    }
+    Ok(exit(&report.proof))
+}
+
+fn exit(proof: &Proof) -> Exit {
+    match proof.state {
+        ProofState::Proven => Exit::Ok,
+        ProofState::NotProven | ProofState::Unknown => Exit::Partial,
+        ProofState::Mismatch => Exit::Corrupt,
+    }
+}
+
+/// `01JD2Y6Q  prod  revision 480,213  1.19 GB → 252 MB  proven on 3 of 3 members  1.9 s`
+fn text(report: &BackupReport) -> String {
+    let same = report.members.iter().filter(|m| m.verdict == Verdict::Same).count();
+    let proof = match report.proof.state {
+        ProofState::Proven => {
+            format!("proven on {same} of {}", plural(report.members.len(), "member"))
+        }
+        ProofState::Mismatch => "DIFFERENT from what the cluster holds".to_owned(),
+        ProofState::NotProven | ProofState::Unknown => "not proven".to_owned(),
+    };
+    format!(
+        "{}  {}  revision {}  {} → {}  {proof}  {}\n",
+        report.id,
+        report.cluster,
+        count(report.revision),
+        size(report.size),
+        size(report.stored_size),
+        duration(std::time::Duration::from_secs_f64(report.seconds)),
+    )
+}

@@ -1,0 +1,157 @@
+//! `etcdvault restore data-dir`.
+
+use std::path::Path;
+
+use super::args::RestoreDataDirArgs;
+use super::exit_code::Exit;
+use super::human::{count, duration, printable, size};
+use super::output::Output;
+use super::settings::{open_vault, read_options};
+use crate::config::{Env, owner, place};
+use crate::datadir::restore::{Options, Target};
+use crate::operation::find;
+use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
+use crate::operation::{Failure, FailureKind};
+
+pub(crate) async fn data_dir(
+    args: RestoreDataDirArgs,
+    output: &Output,
+    env: &Env,
+) -> Result<Exit, Failure> {
+    let options = options(&args)?;
+    let events = output.events();
+    let report = if args.source == "-" {
+        restore_data_dir(Source::Stdin, options, &events).await?
+    } else if is_path(&args.source) {
+        restore_data_dir(Source::File(args.source.clone().into()), options, &events).await?
+    } else {
+        let cluster = place::cluster(args.cluster.as_deref(), env)?;
+        let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+        let backup = find::find(&repository, cluster.as_ref(), &args.source).await?;
+        let source = Source::Backup(&repository, &backup, read_options());
+        restore_data_dir(source, options, &events).await?
+    };
+    output.result(&report, || text(&report));
+    output.note(&next(&args, &report));
+    Ok(Exit::Ok)
+}
+
+/// Anything that exists or can only be a path; `latest` and ids are backups even where
+/// a file of that name lies about, as nobody means that one.
+fn is_path(text: &str) -> bool {
+    text.contains(['/', '.']) || (find::selector(text).is_err() && Path::new(text).exists())
+}
+
+fn options(args: &RestoreDataDirArgs) -> Result<Options, Failure> {
+    let usage = |what: String| Failure::new(FailureKind::Usage, what);
+    let urls = |text: &str| text.split(',').map(|url| url.trim().to_owned()).collect::<Vec<_>>();
+    let targets = if args.all_members {
+        let mut names: Vec<&str> = Vec::new();
+        for member in args.initial_cluster.split(',') {
+            let name = member.split_once('=').map_or(member, |(name, _)| name).trim();
+            // A name is repeated for a member with several URLs.
+            if !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        if let Some(name) = names.iter().find(|name| !is_file_name(name)) {
+            return Err(usage(format!("{name:?} cannot be the name of a directory")));
+        }
+        names
+            .into_iter()
+            .map(|name| Target {
+                name: name.to_owned(),
+                data_dir: args.data_dir.join(name),
+                wal_dir: None,
+                advertised_peer_urls: Vec::new(),
+            })
+            .collect()
+    } else {
+        vec![Target {
+            name: args.name.clone(),
+            data_dir: args.data_dir.clone(),
+            wal_dir: args.wal_dir.clone(),
+            advertised_peer_urls: urls(&args.initial_advertise_peer_urls),
+        }]
+    };
+    let target_version = args
+        .etcd_version
+        .as_deref()
+        .map(|text| {
+            text.parse().map_err(|error| {
+                usage(format!("--etcd-version {text:?}: {error}")).hint("--etcd-version 3.6.16")
+            })
+        })
+        .transpose()?;
+    let owner = args.owner.as_deref().map(owner::resolve).transpose()?;
+    Ok(Options {
+        initial_cluster: args.initial_cluster.clone(),
+        initial_cluster_token: args.initial_cluster_token.clone().unwrap_or_else(random_token),
+        targets,
+        bump_revision: args.bump_revision,
+        mark_compacted: args.mark_compacted.unwrap_or(args.bump_revision > 0),
+        skip_hash_check: args.skip_hash_check,
+        target_version,
+        owner,
+        ..Options::default()
+    })
+}
+
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\0'])
+}
+
+/// A token that no cluster ever had: members of the old one can never join.
+fn random_token() -> String {
+    format!("etcdvault-{}", ulid::Ulid::generate().to_string().to_lowercase())
+}
+
+fn text(report: &RestoreReport) -> String {
+    let mut text = String::new();
+    for member in &report.members {
+        text.push_str(&format!(
+            "{}  member {} ({})  {}\n",
+            printable(&member.data_dir.display().to_string()),
+            printable(&member.name),
+            member.member_id,
+            size(report.database_size),
+        ));
+    }
+    let compacted = match report.compact_revision {
+        Some(revision) if revision == report.revision => ", everything below compacted",
+        _ => "",
+    };
+    text.push_str(&format!(
+        "restored {}: revision {}{}{compacted}, {} keys, {}\n",
+        printable(&report.source),
+        count(report.revision),
+        if report.revision == report.snapshot_revision {
+            String::new()
+        } else {
+            format!(" (bumped from {})", count(report.snapshot_revision))
+        },
+        count(report.keys),
+        duration(std::time::Duration::from_secs_f64(report.seconds)),
+    ));
+    text.push_str(&format!(
+        "every member will answer HashKV {:08x} ({}) before its first write\n",
+        report.hash_kv, report.hash_kv
+    ));
+    text
+}
+
+fn next(args: &RestoreDataDirArgs, report: &RestoreReport) -> String {
+    let members = args.initial_cluster.split(',').count();
+    if !args.all_members && members > 1 && args.initial_cluster_token.is_none() {
+        return format!(
+            "next: build the other members with the same token: --initial-cluster-token {}",
+            report.cluster_token
+        );
+    }
+    format!(
+        "next: start etcd with --initial-cluster {} --initial-cluster-token {}, every old member \
+         and every kube-apiserver being stopped",
+        printable(&args.initial_cluster),
+        printable(&report.cluster_token)
+    )
+}

@@ -1,0 +1,98 @@
+//! `etcdvault verify`.
+
+use serde::Serialize;
+
+use super::args::{LevelArg, VerifyArgs};
+use super::exit_code::Exit;
+use super::human::{count, duration, printable, size};
+use super::output::Output;
+use super::settings::{open_vault, read_options};
+use crate::config::{Env, place};
+use crate::operation::Failure;
+use crate::operation::find;
+use crate::operation::verify::{Level, Verified, verify};
+
+#[derive(Serialize)]
+struct Report {
+    verified: Vec<Verified>,
+    corrupt: Vec<find::CorruptManifest>,
+}
+
+pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
+    let cluster = place::cluster(args.cluster.as_deref(), env)?;
+    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let level = match args.level {
+        LevelArg::Manifest => Level::Manifest,
+        LevelArg::Stored => Level::Stored,
+        LevelArg::Content => Level::Content,
+    };
+    let mut report = Report { verified: Vec::new(), corrupt: Vec::new() };
+    let mut backups = Vec::new();
+    if args.all {
+        let (all, corrupt) = find::all(&repository, cluster).await?;
+        backups = all;
+        report.corrupt = corrupt;
+    } else {
+        for text in &args.backups {
+            backups.push(find::find(&repository, cluster.as_ref(), text).await?);
+        }
+    }
+    let events = output.events();
+    for backup in &backups {
+        let verified = verify(&repository, backup, level, &read_options(), &events).await?;
+        if !output.is_json() {
+            output.text(&line(&verified));
+        }
+        if let Some(error) = &verified.receipt_error {
+            output.note(&format!("  no receipt was written: {}", printable(error)));
+        }
+        report.verified.push(verified);
+    }
+    let good = report.corrupt.is_empty() && report.verified.iter().all(Verified::good);
+    if output.is_json() {
+        output.result(&report, String::new);
+    } else {
+        for entry in &report.corrupt {
+            output.text(&format!(
+                "DAMAGED  {}: {}\n",
+                printable(&entry.key),
+                printable(&entry.reason)
+            ));
+        }
+        if backups.is_empty() && report.corrupt.is_empty() {
+            output.text("no backups\n");
+        }
+    }
+    if !good {
+        output.note(
+            "hint: other backups may be good: etcdvault verify --all; never delete a damaged one \
+             before a new one is proven",
+        );
+    }
+    Ok(if good { Exit::Ok } else { Exit::Corrupt })
+}
+
+fn line(verified: &Verified) -> String {
+    let mut text = format!(
+        "{}  {}  {}  revision {}  {}",
+        if verified.good() { "good   " } else { "DAMAGED" },
+        verified.id,
+        verified.cluster,
+        count(verified.revision),
+        verified.level.as_str(),
+    );
+    if verified.stored_bytes > 0 {
+        text.push_str(&format!("  {} read", size(verified.stored_bytes)));
+    }
+    if let Some(hash) = verified.hash_kv {
+        text.push_str(&format!("  hashkv {hash:08x}"));
+    }
+    text.push_str(&format!(
+        "  {}\n",
+        duration(std::time::Duration::from_secs_f64(verified.seconds))
+    ));
+    for problem in &verified.problems {
+        text.push_str(&format!("  {}\n", printable(problem)));
+    }
+    text
+}

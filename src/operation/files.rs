@@ -1,0 +1,364 @@
+//! `export` and `import`: plain snapshots out of the vault and into it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use chrono::Utc;
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use vault::layout::{BackupId, ClusterName, Kind, LineageName, Place, Role};
+use vault::manifest::{Manifest, Proof, ProofState};
+use vault::repository::{Backup, NewObject, ReadOptions, Repository, WriteOptions};
+use vault::store::SizeHint;
+
+use super::content::{self, Origin, SNAPSHOT_ROLE, SnapshotContent};
+use super::failure::{Failure, FailureKind};
+use super::vaults::{self, storage_failure};
+use crate::bbolt::Database;
+use crate::datadir::hash::{Digests, StreamScan};
+use crate::event::Events;
+
+/// Where an export goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// A new file.
+    File(PathBuf),
+    /// Standard output.
+    Stdout,
+}
+
+/// What an export did.
+#[derive(Debug, Serialize)]
+pub struct ExportReport {
+    /// The backup.
+    pub id: String,
+    /// The file; `None` for standard output.
+    pub path: Option<PathBuf>,
+    /// Bytes written.
+    pub size: u64,
+    /// SHA-256 of all bytes written.
+    pub sha256: String,
+}
+
+/// Writes a backup's snapshot as stock tools take it. A file appears under its name
+/// only when every byte was checked and is on disk.
+pub async fn export(
+    repository: &Repository,
+    backup: &Backup,
+    target: &Target,
+    options: &ReadOptions,
+    events: &Events,
+) -> Result<ExportReport, Failure> {
+    let id = backup.manifest.id;
+    let what = format!("backup {id} was not exported");
+    let object = backup
+        .manifest
+        .object(SNAPSHOT_ROLE)
+        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("{what}: it holds no snapshot")))?;
+    if let Target::File(path) = target
+        && path.symlink_metadata().is_ok()
+    {
+        return Err(Failure::new(FailureKind::Usage, format!("{what}: {} exists", path.display()))
+            .hint("name a file that does not exist; nothing is overwritten"));
+    }
+    let mut reader = repository
+        .open_object(object, options)
+        .await
+        .map_err(|error| storage_failure(what.clone(), error))?;
+    let io = |error: std::io::Error| Failure::new(FailureKind::Error, what.clone()).because(error);
+    let mut sink = match target {
+        Target::File(path) => Sink::File(temporary_beside(path).map_err(&io)?),
+        Target::Stdout => Sink::Stdout,
+    };
+    events.started(format!("export {id}"), Some(object.plain_size));
+    let mut size = 0;
+    while let Some(chunk) =
+        reader.next().await.map_err(|error| storage_failure(what.clone(), error))?
+    {
+        size += chunk.len() as u64;
+        sink = tokio::task::spawn_blocking(move || sink.write(&chunk).map(|()| sink))
+            .await
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|error| match error.kind() {
+                std::io::ErrorKind::BrokenPipe => Failure::new(
+                    FailureKind::Error,
+                    format!("{what}: the reader of standard output went away"),
+                ),
+                _ => io(error),
+            })?;
+        events.progress(size);
+    }
+    events.finished();
+    let path = match (sink, target) {
+        (Sink::File(file), Target::File(path)) => {
+            file.as_file().sync_all().map_err(&io)?;
+            file.persist_noclobber(path).map_err(|error| io(error.error))?;
+            sync_parent(path).map_err(&io)?;
+            Some(path.clone())
+        }
+        _ => None,
+    };
+    Ok(ExportReport { id: id.to_string(), path, size, sha256: object.plain_sha256.to_string() })
+}
+
+enum Sink {
+    File(tempfile::NamedTempFile),
+    Stdout,
+}
+
+impl Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match self {
+            Self::File(file) => file.write_all(bytes),
+            Self::Stdout => {
+                let mut stdout = std::io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush()
+            }
+        }
+    }
+}
+
+fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Mode 0600 from the start: a snapshot holds every secret of the cluster.
+    tempfile::Builder::new().prefix(".etcdvault-export-").tempfile_in(directory)
+}
+
+fn sync_parent(path: &Path) -> std::io::Result<()> {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
+
+/// What an import is told.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    /// The cluster's name in the vault.
+    pub cluster: ClusterName,
+    /// The cluster's id where it is known: it names the lineage.
+    pub lineage: Option<LineageName>,
+    /// Whatever the user attaches.
+    pub labels: BTreeMap<String, String>,
+    /// How it is written.
+    pub write: WriteOptions,
+}
+
+/// The lineage of imports of which nothing is known.
+const UNKNOWN_LINEAGE: &str = "imported";
+
+/// What an import did.
+#[derive(Debug, Serialize)]
+pub struct ImportReport {
+    /// The new backup.
+    pub id: String,
+    /// The file.
+    pub path: PathBuf,
+    /// The store's revision.
+    pub revision: i64,
+    /// Bytes of the snapshot.
+    pub size: u64,
+    /// Bytes in the vault.
+    pub stored_size: u64,
+    /// Whether the file carried its own SHA-256, which was right.
+    pub had_checksum: bool,
+    /// Where the manifest is in the vault.
+    pub manifest: String,
+}
+
+/// Bytes read from a file at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Stores a plain snapshot, or a copied `member/snap/db`, after checking it as
+/// `verify` would. A database without a trailing SHA-256 gets one, so that stock
+/// tools take what is exported.
+pub async fn import(
+    repository: &Repository,
+    path: &Path,
+    options: &ImportOptions,
+    events: &Events,
+) -> Result<ImportReport, Failure> {
+    let what = format!("{} was not imported", path.display());
+    let fail = |kind| Failure::new(kind, what.clone());
+    let source = Source::open(path).map_err(|why| {
+        fail(FailureKind::Corrupt)
+            .because(why)
+            .hint("a snapshot is what etcdctl snapshot save writes, or a member/snap/db file")
+    })?;
+    let started = Utc::now();
+    let id = BackupId::generate();
+    let lineage = match &options.lineage {
+        Some(lineage) => lineage.clone(),
+        None => LineageName::new(UNKNOWN_LINEAGE)
+            .map_err(|error| fail(FailureKind::Error).because(error))?,
+    };
+    let place = Place { cluster: options.cluster.clone(), lineage };
+    let mut writer = repository
+        .create_object(
+            NewObject {
+                place: place.clone(),
+                id,
+                role: Role::new(SNAPSHOT_ROLE)
+                    .map_err(|error| fail(FailureKind::Error).because(error))?,
+                name: content::SNAPSHOT_NAME.to_owned(),
+                plain_size: SizeHint::Exact(source.plain_size()),
+            },
+            &options.write,
+        )
+        .await
+        .map_err(|error| storage_failure(what.clone(), error))?;
+
+    events.started(format!("import {}", path.display()), Some(source.plain_size()));
+    let had_checksum = source.has_trailer;
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(2);
+    let scanning = tokio::task::spawn_blocking(move || source.pump(&sender));
+    let mut done = 0;
+    let mut stored = Ok(());
+    while let Some(chunk) = receiver.recv().await {
+        done += chunk.len() as u64;
+        stored = writer.write(chunk).await;
+        events.progress(done);
+        if stored.is_err() {
+            break;
+        }
+    }
+    drop(receiver);
+    events.finished();
+    let scanned = scanning
+        .await
+        .map_err(|error| fail(FailureKind::Error).because(error))?
+        .map_err(|error| fail(FailureKind::Corrupt).because(error));
+    let checked = match (stored, scanned) {
+        (Err(error), _) => Err(storage_failure(what.clone(), error)),
+        (Ok(()), Err(failure)) => Err(failure),
+        (Ok(()), Ok(scan)) if !scan.is_sound() => {
+            let mut failure = Failure::new(FailureKind::Corrupt, format!("{what}: it is damaged"));
+            for problem in scan.problems.iter().take(10) {
+                failure = failure.detail(super::failure::chain(problem).join(": "));
+            }
+            Err(failure)
+        }
+        (Ok(()), Ok(scan)) if scan.digests.as_ref().and_then(Digests::trailer_ok) != Some(true) => {
+            Err(Failure::new(FailureKind::Corrupt, what.clone())
+                .detail("the SHA-256 at its end is not that of its bytes"))
+        }
+        (Ok(()), Ok(scan)) => Ok(scan),
+    };
+    let scan = match checked {
+        Ok(scan) => scan,
+        Err(failure) => {
+            let _ = writer.abort().await;
+            return Err(failure);
+        }
+    };
+    let written = writer.finish().await.map_err(|error| storage_failure(what.clone(), error))?;
+    let content =
+        SnapshotContent::new(Origin::of_file(path.display().to_string()), &scan, Vec::new(), None)
+            .map_err(|error| fail(FailureKind::Error).because(error))?;
+    let manifest = Manifest {
+        id,
+        kind: Kind::new(content::SNAPSHOT_KIND)
+            .map_err(|error| fail(FailureKind::Error).because(error))?,
+        cluster: place.cluster.clone(),
+        lineage: place.lineage.clone(),
+        sequence: u64::try_from(scan.revision).unwrap_or(0),
+        started,
+        finished: Utc::now(),
+        tool: vaults::tool(),
+        proof: Proof {
+            state: ProofState::Unknown,
+            reasons: vec!["imported from a file: there was no cluster to ask".to_owned()],
+        },
+        labels: options.labels.clone(),
+        objects: vec![written.record.clone()],
+        content_schema: content::schema(),
+        content: content.to_value(),
+    };
+    let key = super::backup::commit(repository, &manifest, &place)
+        .await
+        .map_err(|error| storage_failure(what, error))?;
+    Ok(ImportReport {
+        id: id.to_string(),
+        path: path.to_owned(),
+        revision: scan.revision,
+        size: written.record.plain_size,
+        stored_size: written.record.stored_size,
+        had_checksum,
+        manifest: key,
+    })
+}
+
+/// A file with a database, with or without the trailing SHA-256.
+struct Source {
+    file: File,
+    /// Bytes of the database that count.
+    database: u64,
+    has_trailer: bool,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err("it is no regular file".into());
+        }
+        let size = metadata.len();
+        if size == 0 {
+            return Err("it is empty".into());
+        }
+        // etcd's own rule: a database is whole pages, a snapshot has 32 bytes more.
+        let has_trailer = size % 512 == TRAILER;
+        let database = if has_trailer {
+            size - TRAILER
+        } else {
+            // Pages above the high-water mark were never part of it.
+            let database = Database::open(&file)?;
+            let meta = database.meta();
+            meta.high_water
+                .checked_mul(u64::from(meta.page_size))
+                .filter(|&end| end <= size)
+                .ok_or("it is shorter than its own pages: truncated")?
+        };
+        Ok(Self { file, database, has_trailer })
+    }
+
+    fn plain_size(&self) -> u64 {
+        self.database + TRAILER
+    }
+
+    /// Reads the file once: into the scan and into `sender`.
+    fn pump(
+        mut self,
+        sender: &tokio::sync::mpsc::Sender<Bytes>,
+    ) -> Result<crate::datadir::hash::Scan, Box<dyn std::error::Error + Send + Sync>> {
+        let mut scan = StreamScan::new(super::inspect::spilling_options());
+        let mut digest = Sha256::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut left = if self.has_trailer { self.plain_size() } else { self.database };
+        while left > 0 {
+            let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
+            self.file.read_exact(&mut chunk)?;
+            left -= chunk.len() as u64;
+            scan.write(&chunk)?;
+            if !self.has_trailer {
+                digest.update(&chunk);
+            }
+            if sender.blocking_send(Bytes::from(chunk)).is_err() {
+                return Err("the vault stopped taking it".into());
+            }
+        }
+        if !self.has_trailer {
+            let trailer = digest.finalize();
+            scan.write(&trailer)?;
+            let _ = sender.blocking_send(Bytes::copy_from_slice(&trailer));
+        }
+        Ok(scan.finish()?)
+    }
+}
+
+/// Bytes of the SHA-256 at the end of a snapshot.
+const TRAILER: u64 = 32;

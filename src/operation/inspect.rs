@@ -1,0 +1,123 @@
+//! `inspect`: what is inside a snapshot, a database, a stopped data directory or a
+//! backup.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use vault::repository::{Backup, ReadOptions, Repository};
+
+use super::content::SNAPSHOT_ROLE;
+use super::failure::{Failure, FailureKind};
+use super::vaults::storage_failure;
+use super::verify::scan_object;
+use crate::datadir::hash::{HashError, Scan, ScanOptions};
+use crate::datadir::inspect::{self, InspectError, Inspection};
+use crate::event::Events;
+
+/// What was found.
+#[derive(Debug, Serialize)]
+pub struct InspectReport {
+    /// What was inspected: a path or a backup's id.
+    pub what: String,
+    /// Everything known of the database.
+    #[serde(flatten)]
+    pub database: Inspection,
+    /// HashKV at a revision that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash_kv_at: Option<HashAt>,
+}
+
+/// HashKV at a revision that was asked for.
+#[derive(Debug, Serialize)]
+pub struct HashAt {
+    /// The revision.
+    pub revision: i64,
+    /// The hash, with the database's own compact revision.
+    pub hash: u32,
+}
+
+/// Inspects a file or a directory.
+pub async fn path(
+    path: &Path,
+    revision: Option<i64>,
+    events: &Events,
+) -> Result<InspectReport, Failure> {
+    let what = path.display().to_string();
+    let owned: PathBuf = path.to_owned();
+    events.started(format!("inspect {what}"), path.metadata().ok().map(|m| m.len()));
+    let progress = events.clone();
+    let inspected = tokio::task::spawn_blocking(move || {
+        let options = spilling_options();
+        inspect::inspect_with(&owned, options, |done| progress.progress(done))
+    })
+    .await;
+    events.finished();
+    let (database, scan) = inspected
+        .map_err(|error| not_inspected(&what, FailureKind::Error).because(error))?
+        .map_err(|error| {
+            let kind = match &error {
+                InspectError::Scan { .. } => FailureKind::Corrupt,
+                InspectError::Io { .. } | InspectError::Hash(_) => FailureKind::Error,
+                _ => FailureKind::Usage,
+            };
+            not_inspected(&what, kind).because(error).hint(
+                "a snapshot file, a member/snap/db file, or the data directory of a stopped member",
+            )
+        })?;
+    report(what, database, &scan, revision)
+}
+
+/// Inspects a backup's snapshot.
+pub async fn backup(
+    repository: &Repository,
+    backup: &Backup,
+    revision: Option<i64>,
+    options: &ReadOptions,
+    events: &Events,
+) -> Result<InspectReport, Failure> {
+    let id = backup.manifest.id.to_string();
+    let object = backup.manifest.object(SNAPSHOT_ROLE).ok_or_else(|| {
+        not_inspected(&id, FailureKind::Usage).detail("it holds no snapshot".to_owned())
+    })?;
+    events.started(format!("inspect {id}"), Some(object.plain_size));
+    let scanned = scan_object(repository, object, options, events).await;
+    events.finished();
+    let scan = scanned
+        .map_err(|error| storage_failure(format!("{id} was not inspected"), error))?
+        .map_err(|error| not_inspected(&id, FailureKind::Corrupt).because(error))?;
+    let database = Inspection::of(&scan, inspect::Kind::Snapshot, None)
+        .map_err(|error| not_inspected(&id, FailureKind::Error).because(error))?;
+    report(id, database, &scan, revision)
+}
+
+fn report(
+    what: String,
+    database: Inspection,
+    scan: &Scan,
+    revision: Option<i64>,
+) -> Result<InspectReport, Failure> {
+    let hash_kv_at = match revision {
+        Some(revision) => {
+            let hash = scan.hash_kv(revision, database.compact_revision).map_err(|error| {
+                let kind = match error {
+                    HashError::Future { .. } => FailureKind::Usage,
+                    HashError::Damaged => FailureKind::Corrupt,
+                    HashError::Spill(_) => FailureKind::Error,
+                };
+                Failure::new(kind, format!("HashKV of {what} is not known")).because(error)
+            })?;
+            Some(HashAt { revision, hash })
+        }
+        None => None,
+    };
+    Ok(InspectReport { what, database, hash_kv_at })
+}
+
+fn not_inspected(what: &str, kind: FailureKind) -> Failure {
+    Failure::new(kind, format!("{what} was not inspected"))
+}
+
+/// A scan that moves its records to an unlinked temporary file where there are many.
+pub(super) fn spilling_options() -> ScanOptions {
+    ScanOptions { spill_directory: Some(std::env::temp_dir()), ..ScanOptions::default() }
+}

@@ -1,0 +1,283 @@
+//! `restore data-dir`: data directories that etcd boots from, straight out of the
+//! vault.
+
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use serde::Serialize;
+use tokio::sync::mpsc;
+use vault::repository::{Backup, ReadOptions, Repository};
+
+use super::content::{SNAPSHOT_ROLE, SnapshotContent};
+use super::failure::{Failure, FailureKind};
+use super::vaults::storage_failure;
+use crate::datadir::restore::{
+    Expected, ExpectedHash, Options, Restore, RestoreError, Restored, fs,
+};
+use crate::event::Events;
+use crate::types::HexId;
+
+/// Where the snapshot comes from.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// A backup in a vault.
+    Backup(&'a Repository, &'a Backup, ReadOptions),
+    /// A plain snapshot in a file.
+    File(PathBuf),
+    /// A plain snapshot on standard input.
+    Stdin,
+}
+
+/// What a restore made.
+#[derive(Debug, Serialize)]
+pub struct RestoreReport {
+    /// The backup's id or the file.
+    pub source: String,
+    /// The directories, complete and on disk.
+    pub members: Vec<RestoredMember>,
+    /// The new cluster's id.
+    pub cluster_id: HexId,
+    /// The token in its ids.
+    pub cluster_token: String,
+    /// The snapshot's revision.
+    pub snapshot_revision: i64,
+    /// The revision that the members start with.
+    pub revision: i64,
+    /// The revision below which they answer "compacted".
+    pub compact_revision: Option<i64>,
+    /// What each member answers to HashKV before the first write.
+    pub hash_kv: u32,
+    /// Bytes of each database file.
+    pub database_size: u64,
+    /// Keys in the store.
+    pub keys: u64,
+    /// How long it took.
+    pub seconds: f64,
+}
+
+/// One restored member.
+#[derive(Debug, Serialize)]
+pub struct RestoredMember {
+    /// Its name.
+    pub name: String,
+    /// Its new id.
+    pub member_id: HexId,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Its log's directory, when it is not inside.
+    pub wal_dir: Option<PathBuf>,
+}
+
+/// Bytes read from a file at a time.
+const CHUNK: usize = 1 << 20;
+/// Chunks on their way to the builder.
+const QUEUE: usize = 4;
+
+/// Builds the directories.
+pub async fn data_dir(
+    source: Source<'_>,
+    options: Options,
+    events: &Events,
+) -> Result<RestoreReport, Failure> {
+    let begun = std::time::Instant::now();
+    let (name, expected, total) = match &source {
+        Source::Backup(_, backup, _) => expected(backup)?,
+        Source::File(path) => {
+            (path.display().to_string(), Expected::default(), path.metadata().ok().map(|m| m.len()))
+        }
+        Source::Stdin => ("standard input".to_owned(), Expected::default(), None),
+    };
+    let what = format!("{name} was not restored");
+    let targets = options.targets.clone();
+    let cluster_token = options.initial_cluster_token.clone();
+    let (sender, receiver) = mpsc::channel(QUEUE);
+    let building = tokio::task::spawn_blocking(move || build(options, receiver, &expected));
+    events.started(format!("restore {name}"), total);
+    let fed = feed(source, &what, sender, events).await;
+    events.finished();
+    let built =
+        building.await.map_err(|error| Failure::new(FailureKind::Error, &what).because(error))?;
+    let restored = match (built, fed) {
+        // The builder's own word first: a feed that it ended has no other reason.
+        (Err(BuildError::Restore(error)), _) => return Err(restore_failure(what, error)),
+        (_, Err(failure)) => return Err(failure.state("nothing was left behind")),
+        (Err(BuildError::Cut), Ok(())) => {
+            return Err(Failure::new(FailureKind::Error, what).detail("the stream was cut"));
+        }
+        (Ok(restored), Ok(())) => restored,
+    };
+    let mut members = Vec::with_capacity(targets.len());
+    for target in targets {
+        let member = restored
+            .membership
+            .member(&target.name)
+            .map_err(|error| Failure::new(FailureKind::Error, &what).because(error))?;
+        members.push(RestoredMember {
+            name: target.name,
+            member_id: HexId(member.id),
+            data_dir: target.data_dir,
+            wal_dir: target.wal_dir,
+        });
+    }
+    Ok(RestoreReport {
+        source: name,
+        members,
+        cluster_id: HexId(restored.membership.cluster_id()),
+        cluster_token,
+        snapshot_revision: restored.scan.revision,
+        revision: restored.revision,
+        compact_revision: restored.compact_revision,
+        hash_kv: restored.hash,
+        database_size: restored.database_size,
+        keys: restored.scan.live_keys,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+fn expected(backup: &Backup) -> Result<(String, Expected, Option<u64>), Failure> {
+    let id = backup.manifest.id.to_string();
+    let object = backup.manifest.object(SNAPSHOT_ROLE).ok_or_else(|| {
+        Failure::new(FailureKind::Usage, format!("{id} was not restored: it holds no snapshot"))
+    })?;
+    let content = SnapshotContent::of(&backup.manifest).map_err(|why| {
+        Failure::new(FailureKind::Error, format!("{id} was not restored")).detail(why)
+    })?;
+    let expected = Expected {
+        size: Some(object.plain_size),
+        sha256: Some(object.plain_sha256.0),
+        hash: content.hash_kv.map(|hash| ExpectedHash {
+            revision: hash.revision,
+            compact_revision: (hash.compact_revision >= 0).then_some(hash.compact_revision),
+            hash: hash.hash,
+        }),
+    };
+    Ok((id, expected, Some(object.plain_size)))
+}
+
+/// What is sent to the builder: bytes, or the word that there are no more. A channel
+/// that ends without that word was cut.
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+enum BuildError {
+    Restore(RestoreError),
+    Cut,
+}
+
+/// Dropped half-way, the restore takes away all that it made.
+fn build(
+    options: Options,
+    mut pieces: mpsc::Receiver<Piece>,
+    expected: &Expected,
+) -> Result<Restored, BuildError> {
+    let mut restore = Restore::begin(&fs::Real, options).map_err(BuildError::Restore)?;
+    loop {
+        match pieces.blocking_recv() {
+            Some(Piece::Bytes(bytes)) => restore.write(&bytes).map_err(BuildError::Restore)?,
+            Some(Piece::End) => return restore.finish(expected).map_err(BuildError::Restore),
+            None => return Err(BuildError::Cut),
+        }
+    }
+}
+
+async fn feed(
+    source: Source<'_>,
+    what: &str,
+    sender: mpsc::Sender<Piece>,
+    events: &Events,
+) -> Result<(), Failure> {
+    match source {
+        Source::Backup(repository, backup, options) => {
+            let Some(object) = backup.manifest.object(SNAPSHOT_ROLE) else { return Ok(()) };
+            let storage = |error| storage_failure(what, error);
+            let mut reader = repository.open_object(object, &options).await.map_err(storage)?;
+            let mut done = 0;
+            while let Some(chunk) = reader.next().await.map_err(storage)? {
+                done += chunk.len() as u64;
+                if sender.send(Piece::Bytes(chunk)).await.is_err() {
+                    // The builder has failed and says why.
+                    return Ok(());
+                }
+                events.progress(done);
+            }
+        }
+        Source::File(path) => {
+            let file = std::fs::File::open(&path).map_err(|error| {
+                Failure::new(FailureKind::Error, what)
+                    .because(error)
+                    .hint("a backup is named by its id, latest or a time; a file by its path")
+            })?;
+            pump(file, what, sender.clone(), events).await?;
+        }
+        Source::Stdin => pump(std::io::stdin(), what, sender.clone(), events).await?,
+    }
+    let _ = sender.send(Piece::End).await;
+    Ok(())
+}
+
+async fn pump(
+    mut from: impl std::io::Read + Send + 'static,
+    what: &str,
+    sender: mpsc::Sender<Piece>,
+    events: &Events,
+) -> Result<(), Failure> {
+    let events = events.clone();
+    tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+        let mut done = 0;
+        loop {
+            let mut chunk = vec![0; CHUNK];
+            let mut filled = 0;
+            while filled < chunk.len() {
+                match from.read(&mut chunk[filled..]) {
+                    Ok(0) => break,
+                    Ok(read) => filled += read,
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if filled == 0 {
+                return Ok(());
+            }
+            chunk.truncate(filled);
+            done += filled as u64;
+            if sender.blocking_send(Piece::Bytes(chunk.into())).is_err() {
+                return Ok(());
+            }
+            events.progress(done);
+        }
+    })
+    .await
+    .map_err(|error| Failure::new(FailureKind::Error, what).because(error))?
+    .map_err(|error| Failure::new(FailureKind::Error, what).because(error))
+}
+
+fn restore_failure(what: String, error: RestoreError) -> Failure {
+    let (kind, hint) = match &error {
+        RestoreError::Open(_)
+        | RestoreError::Scan(_)
+        | RestoreError::Size { .. }
+        | RestoreError::Digest
+        | RestoreError::Trailer
+        | RestoreError::Damaged { .. }
+        | RestoreError::Hash { .. } => (
+            FailureKind::Corrupt,
+            Some("other backups may be good: etcdvault verify --all; keep the damaged one"),
+        ),
+        RestoreError::NoTrailer { .. } => (
+            FailureKind::Corrupt,
+            Some(
+                "a database copied from a data directory has no checksum: --skip-hash-check \
+                 accepts it; a snapshot without one was cut short",
+            ),
+        ),
+        RestoreError::BumpFlags => {
+            (FailureKind::Usage, Some("--bump-revision 0 alone turns both off"))
+        }
+        _ => (FailureKind::Error, None),
+    };
+    let mut failure = Failure::new(kind, what).because(error).state("nothing was left behind");
+    failure.hint = hint.map(str::to_owned);
+    failure
+}

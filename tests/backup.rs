@@ -1,0 +1,297 @@
+//! Backups of real clusters through the program itself: what is stored is proven,
+//! is a plain snapshot for plain tools, and what cannot be proven says why.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use etcd_client::{CompactionOptions, PutOptions};
+use harness::cli::Cli;
+use harness::etcd::{Cluster, Security};
+use harness::fill::Fill;
+
+fn program() -> Cli {
+    Cli::new(env!("CARGO_BIN_EXE_etcdvault"))
+}
+
+/// A new vault without encryption.
+async fn new_vault(root: &Path) -> PathBuf {
+    let vault = root.join("vault");
+    let vault_text = vault.to_str().unwrap();
+    program().run(["init", vault_text, "--no-encryption"]).await.unwrap().expect(0);
+    vault
+}
+
+fn object_of(vault: &Path, shown: &serde_json::Value) -> PathBuf {
+    vault.join(shown["objects"][0]["key"].as_str().unwrap())
+}
+
+async fn proven_and_plain(series: &str, members: usize, security: Security) {
+    let root = tempfile::tempdir().unwrap();
+    let mut cluster =
+        Cluster::builder(series).members(members).security(security).start().await.unwrap();
+    let filled = Fill::new(7, 300).run(&cluster.client().await.unwrap()).await.unwrap();
+    let vault = new_vault(root.path()).await;
+    let cli = program().vault(&vault).cluster(&cluster);
+
+    let report = cli.run(["backup", "--cluster", "test", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(report["proof"]["state"], "proven", "{report}");
+    assert_eq!(report["revision"], filled.revision);
+    assert_eq!(report["members"].as_array().unwrap().len(), members);
+    for member in report["members"].as_array().unwrap() {
+        assert_eq!(member["verdict"], "same", "{report}");
+    }
+
+    let shown = cli.run(["show", "latest", "--json"]).await.unwrap().expect(0).json();
+    let hash = shown["content"]["Ok"]["hash_kv"]["hash"].as_u64().unwrap();
+    let live = cluster.hashes(filled.revision).await.unwrap();
+    assert!(live.iter().all(|&live| u64::from(live) == hash), "{live:?} {hash}");
+
+    // `zstd -d` of the stored object is the snapshot, byte for byte.
+    let plain = root.path().join("plain.db");
+    let zstd = std::process::Command::new("zstd")
+        .arg("-dq")
+        .arg(object_of(&vault, &shown))
+        .arg("-o")
+        .arg(&plain)
+        .status()
+        .unwrap();
+    assert!(zstd.success());
+    let exported = root.path().join("exported.db");
+    let exported_text = exported.to_str().unwrap();
+    cli.run(["export", "latest", "-o", exported_text]).await.unwrap().expect(0);
+    assert!(std::fs::read(&plain).unwrap() == std::fs::read(&exported).unwrap());
+
+    // Stock tools accept it: trailer, page check and all.
+    let checked = Cluster::builder("3.6").prepare().await.unwrap();
+    let status =
+        checked.etcd().etcdutl(["snapshot", "status", exported_text, "-w", "json"]).await.unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["totalKey"], filled.keys);
+
+    let verified = cli.run(["verify", "--all", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(verified["verified"][0]["problems"].as_array().unwrap().len(), 0);
+    let listed = cli.run(["list", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(listed["backups"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_backup_of_3_4_is_proven_and_plain() {
+    proven_and_plain("3.4", 1, Security::Plain).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_3_5_is_proven_and_plain() {
+    proven_and_plain("3.5", 3, Security::ClientCertificates).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_3_6_is_proven_and_plain() {
+    proven_and_plain("3.6", 3, Security::Plain).await;
+}
+
+#[tokio::test]
+async fn a_backup_of_3_7_is_proven_and_plain() {
+    proven_and_plain("3.7", 1, Security::Tls).await;
+}
+
+/// The whole way in one go: everything deleted, restored by etcdvault alone, started.
+#[tokio::test]
+async fn three_members_come_back_from_the_vault() {
+    let root = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::builder("3.6")
+        .members(3)
+        .security(Security::ClientCertificates)
+        .start()
+        .await
+        .unwrap();
+    let filled = Fill::new(11, 300).run(&cluster.client().await.unwrap()).await.unwrap();
+    let before = cluster.hashes(filled.revision).await.unwrap();
+    let vault = new_vault(root.path()).await;
+    let cli = program().vault(&vault).cluster(&cluster);
+    cli.run(["backup", "--cluster", "test"]).await.unwrap().expect(0);
+
+    cluster.kill().unwrap();
+    let initial_cluster = cluster.initial_cluster();
+    for member in cluster.members_mut() {
+        member.delete_data().unwrap();
+        let arguments = [
+            "restore",
+            "data-dir",
+            "latest",
+            "--data-dir",
+            member.data_dir().to_str().unwrap(),
+            "--name",
+            member.name(),
+            "--initial-cluster",
+            &initial_cluster,
+            "--initial-cluster-token",
+            "again",
+            "--initial-advertise-peer-urls",
+            &member.peer_url(),
+            "--bump-revision",
+            "0",
+        ];
+        cli.run(arguments).await.unwrap().expect(0);
+    }
+    cluster.start().await.unwrap();
+    assert_eq!(cluster.hashes(filled.revision).await.unwrap(), before);
+    let mut client = cluster.client().await.unwrap();
+    assert_eq!(client.get("x", None).await.unwrap().header().unwrap().revision(), filled.revision);
+    assert_eq!(client.leases().await.unwrap().leases().len(), filled.leases);
+    assert_eq!(client.user_list().await.unwrap().users().len(), filled.users);
+    client.put("written", "afterwards", None).await.unwrap();
+}
+
+/// A writer, compactions and a defragmentation run meanwhile: every backup is proven
+/// or says why not, and each restores.
+#[tokio::test]
+async fn backups_under_load_are_proven_or_say_why() {
+    let root = tempfile::tempdir().unwrap();
+    let cluster = Cluster::builder("3.6").start().await.unwrap();
+    Fill::new(3, 2000).run(&cluster.client().await.unwrap()).await.unwrap();
+    let vault = new_vault(root.path()).await;
+    let cli = program().vault(&vault).cluster(&cluster);
+    let mut client = cluster.client().await.unwrap();
+    let writer = tokio::spawn(async move {
+        // Bounded: 60 rounds of at most 50 writes.
+        for round in 0..60_u32 {
+            for i in 0..50 {
+                let value = vec![b'x'; 200 * (i as usize % 7 + 1)];
+                client.put(format!("load/{}", i * round % 97), value, None).await.unwrap();
+            }
+            let revision = client.delete("load/13", None).await.unwrap();
+            let revision = revision.header().unwrap().revision();
+            if round % 5 == 0 {
+                client.compact(revision - 20, Some(CompactionOptions::new())).await.unwrap();
+            }
+            if round == 30 {
+                client.defragment().await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut proven = 0;
+    for _ in 0..8 {
+        let ran = cli.run(["backup", "--cluster", "test", "--json"]).await.unwrap();
+        let report = ran.json();
+        match ran.code {
+            Some(0) => proven += 1,
+            Some(3) => assert!(!report["proof"]["reasons"][0].as_str().unwrap().is_empty()),
+            _ => panic!("{ran}"),
+        }
+    }
+    writer.await.unwrap();
+    assert!(proven >= 4, "only {proven} of 8 were proven");
+    cli.run(["verify", "--all"]).await.unwrap().expect(0);
+    let listed = cli.run(["list", "--json"]).await.unwrap().expect(0).json();
+    for backup in listed["backups"].as_array().unwrap() {
+        let id = backup["id"].as_str().unwrap();
+        let target = root.path().join(id);
+        let target = target.to_str().unwrap();
+        cli.run(["restore", "data-dir", id, "--data-dir", target]).await.unwrap().expect(0);
+    }
+}
+
+/// One member of three holds another value: the backup is kept, marked, and never
+/// the latest.
+#[tokio::test]
+async fn a_member_that_differs_is_found() {
+    let root = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::builder("3.6").members(3).start().await.unwrap();
+    let mut client = cluster.client().await.unwrap();
+    client.put("canary", "the value that is changed", None).await.unwrap();
+    let vault = new_vault(root.path()).await;
+    let cli = program().vault(&vault).cluster(&cluster);
+    let good = cli.run(["backup", "--cluster", "test", "--json"]).await.unwrap().expect(0).json();
+
+    let follower = (cluster.leader().await.unwrap() + 1) % 3;
+    let member = cluster.member(follower);
+    member.stop().await.unwrap();
+    let mut bytes = std::fs::read(member.database()).unwrap();
+    let needle = b"the value that is changed";
+    let mut changed = 0;
+    for at in 0..bytes.len() - needle.len() {
+        if &bytes[at..at + needle.len()] == needle {
+            bytes[at] = b'T';
+            changed += 1;
+        }
+    }
+    assert!(changed > 0, "the value is in the file");
+    std::fs::write(member.database(), bytes).unwrap();
+    member.start().await.unwrap();
+
+    let ran = cli.run(["backup", "--cluster", "test", "--json"]).await.unwrap().expect(20);
+    let report = ran.json();
+    assert_eq!(report["proof"]["state"], "mismatch", "{report}");
+    let latest = cli.run(["show", "latest", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(latest["id"], good["id"], "a mismatch is never the latest");
+    let text = cli.run(["list"]).await.unwrap().expect(0).text();
+    assert!(text.contains("DIFFERENT"), "{text}");
+}
+
+/// The first endpoint is dead, and the source dies in mid-stream: neither is felt.
+#[tokio::test]
+async fn dead_endpoints_and_a_dying_source() {
+    let root = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::builder("3.6").members(3).start().await.unwrap();
+    Fill::new(5, 500).run(&cluster.client().await.unwrap()).await.unwrap();
+    let vault = new_vault(root.path()).await;
+    let closed = harness::port::Port::reserve().unwrap();
+    let endpoints = format!("127.0.0.1:{},{}", closed.number(), cluster.endpoints()[0]);
+    let cli = program().vault(&vault).env("ETCDCTL_ENDPOINTS", endpoints);
+    let report = cli.run(["backup", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(report["proof"]["state"], "proven");
+    let same = report["members"].as_array().unwrap().iter().filter(|m| m["verdict"] == "same");
+    assert_eq!(same.count(), 3, "the members beyond the endpoints are asked too: {report}");
+    assert!(report["cluster"].as_str().unwrap().starts_with("etcd-"), "{report}");
+
+    // One member down: proven by the other two, and the third is named.
+    let follower = (cluster.leader().await.unwrap() + 1) % 3;
+    cluster.member(follower).kill().unwrap();
+    let cli = program().vault(&vault).cluster(&cluster);
+    let report = cli.run(["backup", "--json"]).await.unwrap().expect(0).json();
+    let unknown: Vec<_> = report["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|m| m["verdict"] == "unknown")
+        .collect();
+    assert_eq!(unknown.len(), 1, "{report}");
+    let ran = cli.run(["status"]).await.unwrap().expect(3);
+    assert!(ran.text().contains("2 of 3 members answer"), "{ran}");
+    let again: Vec<&str> = report["cluster"].as_str().into_iter().collect();
+    assert!(again[0].starts_with("etcd-"), "the name is kept: {report}");
+}
+
+/// A revision that is compacted before the proof: stored, not proven, said why.
+#[tokio::test]
+async fn nobody_asked_is_not_proven() {
+    let root = tempfile::tempdir().unwrap();
+    let cluster = Cluster::builder("3.6").start().await.unwrap();
+    let mut client = cluster.client().await.unwrap();
+    client.put("a", "b", Some(PutOptions::new())).await.unwrap();
+    let vault = new_vault(root.path()).await;
+    let cli = program().vault(&vault).cluster(&cluster);
+    let ran = cli.run(["backup", "--proof", "none"]).await.unwrap().expect(3);
+    assert!(ran.text().contains("not proven"), "{ran}");
+    assert!(ran.stderr.contains("nobody was asked"), "{ran}");
+    // It is a backup all the same, and a complete one.
+    cli.run(["verify", "latest"]).await.unwrap().expect(0);
+}
+
+#[tokio::test]
+async fn a_place_that_is_no_vault_stays_untouched() {
+    let root = tempfile::tempdir().unwrap();
+    let place = root.path().join("nothing");
+    let cli = program().vault(&place);
+    for command in [vec!["list"], vec!["show", "latest"], vec!["verify", "--all"]] {
+        let ran = cli.run(&command).await.unwrap().expect(10);
+        assert!(ran.stderr.contains("is not a vault"), "{ran}");
+        assert!(!place.exists(), "{command:?} made something");
+    }
+    let cluster = Cluster::builder("3.6").start().await.unwrap();
+    let cli = cli.cluster(&cluster);
+    let ran = cli.run(["backup", "--json"]).await.unwrap().expect(10);
+    assert_eq!(ran.json()["error"]["exit_code"], 10);
+    assert!(!place.exists());
+}
