@@ -179,6 +179,14 @@ fn advice(members: &[MemberRow], has_leader: bool, list_known: bool) -> Vec<Advi
             "it needs a leader, and the root role where authentication is enabled",
         );
     }
+    // Without a leader the first advice says it already.
+    for member in members.iter().filter(|m| has_leader && m.status.is_none()) {
+        say(
+            format!("{} does not answer", label(member)),
+            "look whether etcd runs there and what its log says: journalctl -u etcd, or crictl ps \
+             -a --name etcd; started again, it catches up by itself",
+        );
+    }
     for member in members {
         for alarm in &member.alarms {
             say(

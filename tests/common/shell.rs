@@ -1,7 +1,7 @@
 //! Reads command lines out of texts: enough of a shell's grammar for documentation.
 
 /// The command lines of `text`: lines joined where one ends with a backslash.
-pub fn lines(text: &str) -> Vec<String> {
+pub(crate) fn lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut open = String::new();
     for line in text.lines() {
@@ -24,7 +24,7 @@ pub fn lines(text: &str) -> Vec<String> {
 
 /// The words of every call of etcdvault in a command line, without the variables
 /// before and the redirections after it.
-pub fn calls(line: &str) -> Vec<Vec<String>> {
+pub(crate) fn calls(line: &str) -> Vec<Vec<String>> {
     split(line)
         .into_iter()
         .filter_map(|mut words| {

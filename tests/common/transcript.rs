@@ -32,7 +32,7 @@ use regex::{Captures, Regex};
 const BOUND: Duration = Duration::from_secs(90);
 
 /// Plays the document at `path`, relative to the repository.
-pub async fn play(path: &str) {
+pub(crate) async fn play(path: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let file = root.join(path);
     let text = std::fs::read_to_string(&file).unwrap();
@@ -52,7 +52,7 @@ pub async fn play(path: &str) {
 }
 
 /// Documents with a transcript, relative to the repository.
-pub fn documents(directories: &[&str]) -> Vec<String> {
+pub(crate) fn documents(directories: &[&str]) -> Vec<String> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut found = vec!["README.md".to_owned()];
     for directory in directories {
@@ -128,16 +128,16 @@ impl Stage {
             ("HOME", shown(root.path().join("root"))),
             ("TMPDIR", shown(root.path().join("srv"))),
             ("LC_ALL", "C.UTF-8".to_owned()),
-            ("TZ", "UTC".to_owned()),
+            ("TZ", "Europe/Berlin".to_owned()),
             ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
         ];
-        Self {
-            document: document.to_owned(),
-            variables: variables.map(|(name, value)| (name.to_owned(), value)).into(),
-            streams: word("streams"),
-            root,
-            cluster,
+        let mut variables: BTreeMap<_, _> =
+            variables.map(|(name, value)| (name.to_owned(), value)).into();
+        if members == 1 {
+            // It stands for the default, 127.0.0.1:2379.
+            variables.insert("ETCDCTL_ENDPOINTS".to_owned(), cluster.endpoints()[0].clone());
         }
+        Self { document: document.to_owned(), variables, streams: word("streams"), root, cluster }
     }
 
     /// What stands for what: in the document, and on this machine.
@@ -171,7 +171,9 @@ impl Stage {
         let mut text = text.replace(&self.root.path().display().to_string(), "");
         for (shown, real) in self.addresses() {
             let pad = " ".repeat(real.len().saturating_sub(shown.len()));
-            text = text.replace(&format!("{real}  "), &format!("{shown}{pad}  "));
+            for after in ["  ", " |"] {
+                text = text.replace(&format!("{real}{after}"), &format!("{shown}{pad}{after}"));
+            }
             text = text.replace(&real, &shown);
         }
         text
