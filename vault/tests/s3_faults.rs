@@ -401,6 +401,9 @@ async fn the_probe_believes_refusals_only() {
     assert_eq!(serde_json::from_str::<Probe>(&text).unwrap(), probe);
     assert!(text.contains(r#""checksum":"crc64nvme""#), "{text}");
 
+    let old: Probe = serde_json::from_str(r#"{"put_new": true, "later": 1}"#).unwrap();
+    assert_eq!(old, Probe { put_new: true, ..Probe::default() });
+
     // Each habit, and what is made of it.
     server.overwrite_silently(false, true);
     let probe = store.probe().await.unwrap();
