@@ -73,8 +73,9 @@ async fn objects_come_back(store: &dyn Store) {
         let age = chrono::Utc::now() - info.modified;
         assert!(age.num_seconds().abs() < 300, "modified {age} ago");
     }
-    for (number, hint) in
-        [SizeHint::Exact(10), SizeHint::AtMost(20_000_000), SizeHint::AtMost(10)].into_iter().enumerate()
+    for (number, hint) in [SizeHint::Exact(10), SizeHint::AtMost(20_000_000), SizeHint::AtMost(10)]
+        .into_iter()
+        .enumerate()
     {
         let name = format!("back/hinted-{number}");
         let mut upload = store.put_new(&key(&name), hint).await.unwrap();
@@ -106,8 +107,18 @@ async fn listing_is_in_byte_order(store: &dyn Store) {
     // '-' and '.' sort before '/', digits and letters after it.
     let mut expected = Vec::new();
     for name in [
-        "list/a", "list/a-b/x", "list/a.b", "list/a/b", "list/a/b/c", "list/a0", "list/aB",
-        "list/ab", "list/b", "list/B", "list/a/z", "list/a_",
+        "list/a",
+        "list/a-b/x",
+        "list/a.b",
+        "list/a/b",
+        "list/a/b/c",
+        "list/a0",
+        "list/aB",
+        "list/ab",
+        "list/b",
+        "list/B",
+        "list/a/z",
+        "list/a_",
     ] {
         // A file system has no object below another.
         if name == "list/a" || name == "list/a/b" {
@@ -122,11 +133,12 @@ async fn listing_is_in_byte_order(store: &dyn Store) {
         let some: Vec<&str> =
             expected.iter().copied().filter(|name| name.starts_with(prefix)).collect();
         let found = names(store, prefix, None).await;
-        let found: Vec<&String> =
-            found.iter().filter(|name| name.starts_with("list/")).collect();
+        let found: Vec<&String> = found.iter().filter(|name| name.starts_with("list/")).collect();
         assert_eq!(found, some, "{prefix}");
     }
-    for after in ["list/a", "list/a/", "list/a/b", "list/a/b/c", "list/a/~", "list/aB", "list/zzz", "a"] {
+    for after in
+        ["list/a", "list/a/", "list/a/b", "list/a/b/c", "list/a/~", "list/aB", "list/zzz", "a"]
+    {
         let some: Vec<&str> = expected.iter().copied().filter(|name| *name > after).collect();
         assert_eq!(names(store, "list/", Some(after)).await, some, "after {after}");
     }
