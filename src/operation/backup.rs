@@ -315,7 +315,8 @@ impl Attempt<'_> {
                     name: content::SNAPSHOT_NAME.to_owned(),
                     plain_size: size,
                 },
-                &self.options.write,
+                // The scan hashes every byte anyway, for the member's own checksum.
+                &WriteOptions { hash_plain: false, ..self.options.write.clone() },
             )
             .await
             .map_err(|error| self.storage(error))?;
@@ -461,7 +462,11 @@ async fn finish(
         let members = proof::ask(&view.rows, source, &scan, options.proof, events).await;
         (members, v2_keys(view).await)
     };
-    let ((members, v2), written) = tokio::join!(proving, writer.finish());
+    let digests = scan.digests.as_ref().ok_or_else(|| {
+        Failure::new(FailureKind::Error, what.clone()).detail("the snapshot was not hashed")
+    })?;
+    let finishing = writer.finish_with(vault::digest::Sha256(digests.whole));
+    let ((members, v2), written) = tokio::join!(proving, finishing);
     let WrittenObject { record, spooled, .. } = written
         .map_err(|error| storage_failure(what.clone(), error).state(unchanged(repository)))?;
     let proof = judge(&scan, &members, v2, options.proof);

@@ -191,6 +191,8 @@ async fn feed(
         Source::Backup(repository, backup, options) => {
             let Some(object) = backup.manifest.object(SNAPSHOT_ROLE) else { return Ok(()) };
             let storage = |error| storage_failure(what, error);
+            // The builder hashes what it is given and knows what to expect.
+            let options = ReadOptions { hash_plain: false, ..options };
             let mut reader = repository.open_object(object, &options).await.map_err(storage)?;
             let mut done = 0;
             while let Some(chunk) = reader.next().await.map_err(storage)? {

@@ -9,6 +9,7 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use harness::s3::{Access, FaultyS3, Minio, SeaweedFs};
 use support::*;
 use vault::store::s3::policy::{Dialect, writer};
@@ -73,6 +74,21 @@ async fn contract(access: &Access) -> Probe {
         assert_eq!(names(&store, "l/", Some(&all[at])).await.unwrap(), all[at + 1..]);
     }
     assert!(names(&store, "none/", None).await.unwrap().is_empty());
+
+    // More than a page of 1,000, in folders and beside them.
+    let raw = access.client();
+    let mut many: Vec<String> = (0..1030)
+        .map(|n| format!("p/{:02}{}{n:04}", n % 20, if n % 2 == 0 { "/" } else { "-" }))
+        .collect();
+    futures_util::stream::iter(&many)
+        .for_each_concurrent(16, |name| {
+            let put = raw.put_object().bucket(BUCKET).key(format!("{PREFIX}/{name}"));
+            async { drop(put.send().await.unwrap()) }
+        })
+        .await;
+    many.sort();
+    assert!(names(&store, "p/", None).await.unwrap() == many);
+    assert!(names(&store, "p/", Some(&many[700])).await.unwrap() == many[701..]);
 
     // Given up, an upload leaves nothing.
     let mut upload = store.put_new(&key("o/no"), SizeHint::Unknown).await.unwrap();
