@@ -15,8 +15,8 @@
 //! `10.0.0.13` stand for a temporary directory and the ports of the servers.
 //!
 //! What differs from run to run (ids, times, sizes, ports, raft indexes) is masked on both
-//! sides before the comparison. `UPDATE_TRANSCRIPTS=1` writes the new output into the
-//! document where it differs.
+//! sides before the comparison. `UPDATE_TRANSCRIPTS=1` writes the new output into
+//! the documents that differ.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -179,8 +179,8 @@ impl Stage {
         text
     }
 
-    /// The document with the output of now where it is not what the document says,
-    /// and each such place.
+    /// The document with the output of now, and each place where that is not what the
+    /// document says.
     async fn play(&mut self, text: &str) -> (String, Vec<String>) {
         let mut played = String::new();
         let mut differences = Vec::new();
@@ -220,9 +220,7 @@ impl Stage {
                 before.push('\n');
             }
             let now = self.run(&command).await;
-            if masked(&now) == masked(&before) {
-                played.push_str(&before);
-            } else {
+            if masked(&now) != masked(&before) {
                 differences.push(format!(
                     "{}:{}: $ {command}\n--- in the document\n{}--- now\n{}",
                     self.document,
@@ -230,8 +228,8 @@ impl Stage {
                     masked(&before),
                     masked(&now)
                 ));
-                played.push_str(&now);
             }
+            played.push_str(&now);
         }
         (played, differences)
     }
