@@ -173,6 +173,14 @@ impl EtcdError {
     }
 }
 
+/// The kind of an error of a socket or of the TLS above it, when it shows one.
+pub(super) fn kind_of_io(error: &std::io::Error) -> Option<EtcdErrorKind> {
+    match error.get_ref() {
+        Some(inner) => kind_of_cause(inner).or_else(|| kind_of_cause(error)),
+        None => kind_of_cause(error),
+    }
+}
+
 fn kind_of_cause(cause: &(dyn StdError + 'static)) -> Option<EtcdErrorKind> {
     use rustls::{AlertDescription, CertificateError, Error as TlsError};
     if let Some(error) = cause.downcast_ref::<TlsError>() {

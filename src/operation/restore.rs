@@ -170,8 +170,8 @@ fn build(
     mut pieces: mpsc::Receiver<Piece>,
     expected: &Expected,
 ) -> Result<Restored, BuildError> {
-    let disk = vault::durable::real();
-    let mut restore = Restore::begin(&*disk, options).map_err(BuildError::Restore)?;
+    let mut restore =
+        Restore::begin(vault::durable::real(), options).map_err(BuildError::Restore)?;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => restore.write(&bytes).map_err(BuildError::Restore)?,
