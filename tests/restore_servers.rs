@@ -5,8 +5,9 @@
 //! users and roles are there; authentication refuses and admits; writes go on
 //! and hashes agree afterwards; a lease of the old cluster still expires; a
 //! fresh copy starts with --force-new-cluster; a member can be added; bbolt's
-//! own check and etcdutl accept the file. Snapshots go up across versions; a
-//! newer store is refused for an older etcd.
+//! own check and etcdutl accept the file. Snapshots go up across versions, also
+//! with a log directory of their own; a newer store is refused for an older
+//! etcd; databases of every page size boot.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -364,5 +365,34 @@ async fn snapshots_go_up_and_not_down() {
                 assert_eq!(left, 0, "nothing is left");
             }
         }
+    }
+}
+
+#[tokio::test]
+async fn every_page_size_boots() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for (page_size, series) in
+        [("4096", "3.4"), ("16384", "3.5"), ("16384", "3.7"), ("65536", "3.6")]
+    {
+        let path = directory.path().join(page_size);
+        let _ = std::fs::remove_file(&path);
+        let args =
+            ["-page-size", page_size, "-compact-every", "100", "-large", "30", "-users", "0"];
+        mkdb::make(&path, &args);
+        let bytes = std::fs::read(&path).expect("read");
+        let mut cluster = Cluster::builder(series).prepare().await.expect("prepare");
+        let wanted = Options { skip_hash_check: true, ..options(&cluster, 1_000_000) };
+        let restored = restore(&bytes, wanted, &Expected::default()).expect("restore");
+        let data_dir = cluster.members()[0].data_dir().to_path_buf();
+        cluster.member(0).set_data_dir(data_dir);
+        cluster.start().await.expect("start");
+        let hashes = cluster.hashes(0).await.expect("hash");
+        assert_eq!(hashes, [restored.hash], "{series}, pages of {page_size}");
+        let mut client = cluster.client().await.expect("client");
+        let put = client.put("written", "on it", None).await.expect("write");
+        let revision = put.header().expect("header").revision();
+        assert_eq!(revision, restored.revision + 1, "{series}, pages of {page_size}");
+        cluster.stop().await.expect("stop");
+        assert_eq!(mkdb::check(&cluster.members()[0].database()), Ok(()), "{series}");
     }
 }
