@@ -238,7 +238,7 @@ class Bench:
             self.start_etcd(made)
             objects = max(1000, min(40_000, self.args.bytes // 25_000))
             print("  " + run([
-                TARGET / "release/etcd-fill", "--endpoints", self.endpoint, "--parallel", "8",
+                TARGET / "debug/etcd-fill", "--endpoints", self.endpoint, "--parallel", "8",
                 "--objects", str(objects), "--database-bytes", str(self.args.bytes)]).strip(), flush=True)
             self.stop_etcd()
             os.rename(made, kept)

@@ -1,9 +1,12 @@
 //! The S3 store on real servers, and on the in-process one that stands for them
 //! elsewhere: the same things hold on all three.
 
+#[path = "store_contract/suite.rs"]
+mod suite;
 #[path = "support/s3.rs"]
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use harness::s3::{Access, FaultyS3, Minio, SeaweedFs};
@@ -102,6 +105,17 @@ async fn contract(access: &Access) -> Probe {
             assert!(get(&store, &name).await.unwrap() == noise(len), "{name}");
         }
     }
+
+    // The suite of all stores, in a place of its own.
+    let open = || async {
+        let mut config = config(access);
+        config.prefix = "suite".into();
+        let store = S3Store::connect(config).await.unwrap();
+        store.apply(&probe);
+        let store: Arc<dyn Store> = Arc::new(store);
+        store
+    };
+    suite::run(open().await, open).await;
 
     let mut wrong = config(access);
     wrong.bucket = "nowhere".into();
