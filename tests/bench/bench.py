@@ -167,7 +167,7 @@ def free_ports(count):
 class Bench:
     def __init__(self, args):
         self.args = args
-        self.ours = TARGET / "release/etcdvault"
+        self.ours = args.etcdvault.resolve()
         self.etcd = Path(run([ROOT / "tests/servers/install-etcd.sh", "3.6"]).strip())
         (CACHE / "bench").mkdir(parents=True, exist_ok=True)
         self.work = Path(tempfile.mkdtemp(prefix="work.", dir=CACHE / "bench"))
@@ -444,6 +444,7 @@ def main():
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="size of the database")
     parser.add_argument("--runs", type=int, default=5, help="measured runs of each contestant")
     parser.add_argument("--only", action="append", choices=["backup", "s3", "restore", "inspect", "start"])
+    parser.add_argument("--etcdvault", type=Path, default=TARGET / "release/etcdvault", help="the program to measure")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a bar is missed")
     args = parser.parse_args()
