@@ -5,6 +5,7 @@ pub mod client;
 pub mod cluster;
 pub mod error;
 pub mod snapshot;
+mod tls;
 pub mod v2;
 
 pub use client::{ConnectionSettings, Connector, Credentials, HashKv, MemberClient, MemberStatus};

@@ -17,7 +17,6 @@ use etcdvault::datadir::restore::{
 };
 use harness::etcd::{Cluster, Etcd, SERIES};
 use harness::fill::{Fill, PASSWORD};
-use vault::durable::RealFs;
 
 #[path = "common/mkdb.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -82,7 +81,7 @@ fn options(cluster: &Cluster, bump: u64) -> Options {
 }
 
 fn restore(bytes: &[u8], options: Options, expected: &Expected) -> Result<Restored, RestoreError> {
-    let mut restore = Restore::begin(&RealFs::new(), options)?;
+    let mut restore = Restore::begin(vault::durable::real(), options)?;
     for chunk in bytes.chunks(777_777) {
         restore.write(chunk)?;
     }
@@ -303,4 +302,67 @@ async fn on_3_6() {
 #[tokio::test]
 async fn on_3_7() {
     prove_series(SERIES[3]).await;
+}
+
+/// A cluster of one on what was restored from another version's snapshot.
+async fn boots(taken: &Taken, series: &str) {
+    let mut cluster = Cluster::builder(series).token("other").prepare().await.expect("prepare");
+    // The log on a directory of its own, as on a disk of its own.
+    let wal = cluster.root().join("disk/wal");
+    let mut wanted = options(&cluster, 500);
+    wanted.targets[0].wal_dir = Some(wal.clone());
+    wanted.target_version = Some(cluster.etcd().full_version().parse().expect("version"));
+    let restored = restore(&taken.bytes, wanted, &Expected::default()).expect("restore");
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).expect("list").flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    assert_eq!(names(&wal), ["0000000000000000-0000000000000000.wal"]);
+    assert_eq!(names(cluster.members()[0].data_dir()), ["member"]);
+    assert_eq!(names(&cluster.members()[0].data_dir().join("member")), ["snap"]);
+
+    let directory = cluster.members()[0].data_dir().to_path_buf();
+    cluster.member(0).set_wal_dir(Some(wal));
+    cluster.member(0).set_data_dir(directory);
+    cluster.member(0).spawn().expect("start");
+    let mut client = alone(&mut cluster).await;
+    let found = hashes(&mut cluster, 0).await;
+    assert_eq!(found, [(restored.hash, restored.revision, restored.revision)], "{series}");
+    client.put("written", "on it", None).await.expect("write");
+    assert_eq!(count(&mut client).await, taken.keys + 1, "{series}");
+    cluster.stop().await.expect("stop");
+}
+
+#[tokio::test]
+async fn snapshots_go_up_and_not_down() {
+    for (index, series) in SERIES.iter().enumerate() {
+        if index == 1 || index == 2 {
+            continue;
+        }
+        let taken = take(series).await;
+        for (other, target) in SERIES.iter().enumerate() {
+            if other > index {
+                boots(&taken, target).await;
+            } else if other < index {
+                let directory = tempfile::tempdir().expect("temporary directory");
+                let wanted = Options {
+                    initial_cluster: "m1=http://127.0.0.1:1".into(),
+                    initial_cluster_token: "t".into(),
+                    targets: vec![Target {
+                        name: "m1".into(),
+                        data_dir: directory.path().join("etcd"),
+                        wal_dir: None,
+                        advertised_peer_urls: Vec::new(),
+                    }],
+                    target_version: Some(target.parse::<EtcdVersion>().expect("version")),
+                    ..Options::default()
+                };
+                let error = restore(&taken.bytes, wanted, &Expected::default());
+                let error = error.expect_err("a newer store");
+                assert!(matches!(error, RestoreError::TooNew(_)), "{series} on {target}: {error}");
+                let left = std::fs::read_dir(directory.path()).expect("list").count();
+                assert_eq!(left, 0, "nothing is left");
+            }
+        }
+    }
 }

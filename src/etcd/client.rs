@@ -8,6 +8,7 @@ use serde::Serialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 use super::error::{EtcdError, EtcdErrorKind};
+use super::tls::Handshake;
 use crate::types::{Endpoint, HexId, Revision, Secret, Version};
 
 /// Name and password of an etcd user.
@@ -42,6 +43,8 @@ pub struct ConnectionSettings {
 #[derive(Clone)]
 pub struct Connector {
     tls: ClientTlsConfig,
+    /// For finding out why a connection was dropped; not with the system's roots.
+    handshake: Option<Handshake>,
     credentials: Option<Credentials>,
     dial_timeout: Duration,
     command_timeout: Duration,
@@ -70,18 +73,22 @@ impl Connector {
     /// Reads the certificate files of `settings`.
     pub fn new(settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
         let mut tls = ClientTlsConfig::new();
+        let mut ca = None;
         tls = match &settings.ca_file {
             Some(path) => {
                 let pem = read_pem("CA file", path, "CERTIFICATE")?;
+                ca = Some((path, pem.clone()));
                 tls.ca_certificate(Certificate::from_pem(pem))
             }
             None => tls.with_native_roots(),
         };
+        let mut identity = None;
         match (&settings.cert_file, &settings.key_file) {
             (Some(cert), Some(key)) => {
-                let cert = read_pem("client certificate", cert, "CERTIFICATE")?;
+                let chain = read_pem("client certificate", cert, "CERTIFICATE")?;
                 let key = read_pem("client key", key, "PRIVATE KEY")?;
-                tls = tls.identity(Identity::from_pem(cert, key));
+                tls = tls.identity(Identity::from_pem(&chain, &key));
+                identity = Some((chain, key));
             }
             (None, None) => {}
             (Some(path), None) => {
@@ -99,12 +106,48 @@ impl Connector {
                 });
             }
         }
+        let handshake = match &ca {
+            Some((path, ca)) => {
+                let identity = identity.as_ref().map(|(chain, key)| (&chain[..], &key[..]));
+                let handshake = Handshake::new(ca, identity).map_err(|error| TlsFileError {
+                    what: "certificates and key with the CA",
+                    path: (*path).clone(),
+                    why: error.to_string(),
+                })?;
+                Some(handshake)
+            }
+            None => None,
+        };
         Ok(Self {
             tls,
+            handshake,
             credentials: settings.credentials.clone(),
             dial_timeout: settings.dial_timeout,
             command_timeout: settings.command_timeout,
         })
+    }
+
+    /// Connects and reads the status: only then is it certain that the member takes
+    /// us.
+    pub async fn open(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<(MemberClient, MemberStatus), EtcdError> {
+        let opening = async {
+            let mut client = self.connect(endpoint).await?;
+            let status = client.status().await?;
+            Ok::<_, EtcdError>((client, status))
+        };
+        match opening.await {
+            Err(error) if error.kind == EtcdErrorKind::Broken && endpoint.is_tls() => {
+                let Some(handshake) = &self.handshake else { return Err(error) };
+                match handshake.refusal(endpoint, self.dial_timeout).await {
+                    Some((kind, detail)) => Err(EtcdError::new(kind, endpoint, "connect", detail)),
+                    None => Err(error),
+                }
+            }
+            other => other,
+        }
     }
 
     /// Connects to the member at `endpoint`, and logs in where a user is set.

@@ -107,23 +107,19 @@ impl EtcdError {
                 EtcdErrorKind::WrongPassword
             }
             _ if has("no leader") || has("leader changed") => EtcdErrorKind::NoLeader,
+            // 3.4 sends it without its code on streams.
+            _ if has("permission denied") => EtcdErrorKind::PermissionDenied,
             Code::PermissionDenied => EtcdErrorKind::PermissionDenied,
             Code::Unauthenticated => EtcdErrorKind::AuthRequired,
             Code::DeadlineExceeded => EtcdErrorKind::Timeout,
             Code::Cancelled if has("Timeout expired") => EtcdErrorKind::Timeout,
             Code::Unimplemented => EtcdErrorKind::Unsupported,
             _ => {
+                // With a cause it comes from the connection, without one from the server.
                 if let Some(source) = status.source() {
                     return Self::from_chain(endpoint, act, source, EtcdErrorKind::Broken);
                 }
-                match status.code() {
-                    Code::Unknown | Code::Internal | Code::Unavailable | Code::Aborted
-                        if !message.starts_with("etcdserver:") =>
-                    {
-                        EtcdErrorKind::Broken
-                    }
-                    _ => EtcdErrorKind::Refused,
-                }
+                EtcdErrorKind::Refused
             }
         };
         let detail = if message.is_empty() {
@@ -177,6 +173,14 @@ impl EtcdError {
     }
 }
 
+/// The kind of an error of a socket or of the TLS above it, when it shows one.
+pub(super) fn kind_of_io(error: &std::io::Error) -> Option<EtcdErrorKind> {
+    match error.get_ref() {
+        Some(inner) => kind_of_cause(inner).or_else(|| kind_of_cause(error)),
+        None => kind_of_cause(error),
+    }
+}
+
 fn kind_of_cause(cause: &(dyn StdError + 'static)) -> Option<EtcdErrorKind> {
     use rustls::{AlertDescription, CertificateError, Error as TlsError};
     if let Some(error) = cause.downcast_ref::<TlsError>() {
@@ -201,6 +205,20 @@ fn kind_of_cause(cause: &(dyn StdError + 'static)) -> Option<EtcdErrorKind> {
                 AlertDescription::CertificateExpired => EtcdErrorKind::Expired,
                 _ => EtcdErrorKind::Tls,
             },
+            _ => EtcdErrorKind::Tls,
+        });
+    }
+    // HTTP/2 keeps only the text of what ended its connection.
+    if let Some((_, alert)) = cause.to_string().split_once("received fatal alert: ") {
+        return Some(match alert {
+            "CertificateExpired" => EtcdErrorKind::Expired,
+            "CertificateRequired"
+            | "BadCertificate"
+            | "UnknownCA"
+            | "UnknownCa"
+            | "CertificateUnknown"
+            | "HandshakeFailure"
+            | "AccessDenied" => EtcdErrorKind::ClientCertificate,
             _ => EtcdErrorKind::Tls,
         });
     }

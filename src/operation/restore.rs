@@ -11,9 +11,7 @@ use vault::repository::{Backup, ReadOptions, Repository};
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, FailureKind};
 use super::vaults::storage_failure;
-use crate::datadir::restore::{
-    Expected, ExpectedHash, Options, Restore, RestoreError, Restored, fs,
-};
+use crate::datadir::restore::{Expected, ExpectedHash, Options, Restore, RestoreError, Restored};
 use crate::event::Events;
 use crate::types::HexId;
 
@@ -172,7 +170,8 @@ fn build(
     mut pieces: mpsc::Receiver<Piece>,
     expected: &Expected,
 ) -> Result<Restored, BuildError> {
-    let mut restore = Restore::begin(&fs::Real, options).map_err(BuildError::Restore)?;
+    let mut restore =
+        Restore::begin(vault::durable::real(), options).map_err(BuildError::Restore)?;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => restore.write(&bytes).map_err(BuildError::Restore)?,

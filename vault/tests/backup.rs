@@ -25,9 +25,7 @@ use vault::repository::{
 use vault::store::fault::{Fault, FaultStore};
 use vault::store::local::LocalStore;
 use vault::store::memory::MemoryStore;
-use vault::store::{
-    Capabilities, Download, ErrorKind, Key, ObjectInfo, SizeHint, Store, Upload,
-};
+use vault::store::{Capabilities, Download, ErrorKind, Key, ObjectInfo, SizeHint, Store, Upload};
 
 use fixture::*;
 
@@ -49,9 +47,8 @@ async fn what_goes_in_comes_out_and_verifies() {
     let frame = vault::compression::FRAME_SIZE;
     for choice in choices() {
         let vault = new_vault(Arc::new(MemoryStore::new()), choice).await.unwrap();
-        for (sequence, size) in [0, 1, 65_536, frame - 1, frame, frame + 1, 2 * frame + 777_777]
-            .into_iter()
-            .enumerate()
+        for (sequence, size) in
+            [0, 1, 65_536, frame - 1, frame, frame + 1, 2 * frame + 777_777].into_iter().enumerate()
         {
             let plain = content(size, 1 + sequence as u64);
             let key = back_up(&vault, &plain, sequence as u64).await.unwrap();
@@ -75,8 +72,7 @@ async fn what_goes_in_comes_out_and_verifies() {
 #[tokio::test(flavor = "multi_thread")]
 async fn stored_size_is_close_to_plain_zstd() {
     let plain = content(40_000_000, 3);
-    let vault =
-        new_vault(Arc::new(MemoryStore::new()), EncryptionChoice::None).await.unwrap();
+    let vault = new_vault(Arc::new(MemoryStore::new()), EncryptionChoice::None).await.unwrap();
     let key = back_up(&vault, &plain, 1).await.unwrap();
     let stored = load(&vault, &key).await.objects[0].stored_size;
     let whole = zstd::bulk::compress(&plain, 3).unwrap().len() as u64;
@@ -184,10 +180,8 @@ async fn only_the_right_key_opens() {
             Err(RepositoryError::KeyNeeded { .. })
         ));
         // Without a key the stored bytes can be verified all the same.
-        let report = opened
-            .verify_stored(record, &ReadOptions::default(), &mut |_| {})
-            .await
-            .unwrap();
+        let report =
+            opened.verify_stored(record, &ReadOptions::default(), &mut |_| {}).await.unwrap();
         assert_eq!((report.stored, report.frames), (record.stored_size, None));
         for wrong in wrong.clone() {
             let error = opened.unlock(wrong).await.unwrap_err();
@@ -267,8 +261,7 @@ async fn a_vault_is_made_once_and_only_of_an_empty_place() {
 
 /// The commands of a RESTORE.txt.
 fn commands(text: &str) -> String {
-    let commands: Vec<&str> =
-        text.lines().filter_map(|line| line.strip_prefix("    $ ")).collect();
+    let commands: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("    $ ")).collect();
     assert!(commands.len() >= 6, "{text}");
     commands.join("\n")
 }
@@ -359,11 +352,9 @@ async fn restore_txt_of_a_passphrase_vault_works_on_a_terminal() {
 async fn two_backups_at_once_both_succeed() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("vault");
-    let first = new_vault(Arc::new(LocalStore::create(&root).unwrap()), to_recipient())
-        .await
-        .unwrap();
-    let mut second =
-        Repository::open(Arc::new(LocalStore::open(&root).unwrap())).await.unwrap();
+    let first =
+        new_vault(Arc::new(LocalStore::create(&root).unwrap()), to_recipient()).await.unwrap();
+    let mut second = Repository::open(Arc::new(LocalStore::open(&root).unwrap())).await.unwrap();
     second.unlock(identities()).await.unwrap();
     let (a, b) = (content(6_000_000, 1), content(6_000_000, 2));
     // The same second, kind, sequence and lineage.
@@ -411,7 +402,10 @@ async fn a_slow_store_fills_the_spool_and_then_fails() {
         release.hold_writes(false);
     });
     let error = write_object(&vault, id, &plain, &spool(10 << 20)).await.unwrap_err();
-    assert!(matches!(error, RepositoryError::SpoolFull { limit } if limit == 10 << 20), "{error:?}");
+    assert!(
+        matches!(error, RepositoryError::SpoolFull { limit } if limit == 10 << 20),
+        "{error:?}"
+    );
     timer.await.unwrap();
     let stored = memory.keys();
     assert!(!stored.iter().any(|key| key.as_str().contains(&id.to_string())), "{stored:?}");
@@ -516,8 +510,7 @@ async fn backups_are_found_by_id_prefix_latest_and_time() {
     let times = [-40, -20, -10, 0, 1];
     for (number, days) in times.into_iter().enumerate() {
         let id: BackupId = format!("01JD2Y{number}A00000000000000000{number}").parse().unwrap();
-        let written =
-            write_object(&vault, id, b"content", &WriteOptions::default()).await.unwrap();
+        let written = write_object(&vault, id, b"content", &WriteOptions::default()).await.unwrap();
         let mut manifest = manifest(id, number as u64, &[&written]);
         manifest.started = now() + TimeDelta::days(days);
         if number == 4 {
@@ -527,7 +520,9 @@ async fn backups_are_found_by_id_prefix_latest_and_time() {
     }
     let find = async |selector: Selector| vault.find(None, &selector).await;
     assert_eq!(find(Selector::Latest).await.unwrap().key, keys[3]);
-    for (key, text) in [(&keys[1], "01JD2Y1"), (&keys[4], "01jd2y4a"), (&keys[0], "01JD2Y0A000000000000000000")] {
+    for (key, text) in
+        [(&keys[1], "01JD2Y1"), (&keys[4], "01jd2y4a"), (&keys[0], "01JD2Y0A000000000000000000")]
+    {
         assert_eq!(find(Selector::Id(text.into())).await.unwrap().key, *key, "{text}");
     }
     let error = find(Selector::Id("01JD2Y".into())).await.unwrap_err();
@@ -540,7 +535,9 @@ async fn backups_are_found_by_id_prefix_latest_and_time() {
         assert!(matches!(error, RepositoryError::NoBackup { .. }), "{error:?}");
         assert!(!error.to_string().contains('\u{1b}'));
     }
-    for (days, expected) in [(-41, None), (-40, Some(0)), (-15, Some(1)), (-1, Some(2)), (9, Some(3))] {
+    for (days, expected) in
+        [(-41, None), (-40, Some(0)), (-15, Some(1)), (-1, Some(2)), (9, Some(3))]
+    {
         let found = find(Selector::LatestBefore(now() + TimeDelta::days(days))).await;
         match expected {
             Some(number) => assert_eq!(found.unwrap().key, keys[number]),
@@ -620,7 +617,9 @@ async fn a_vault_of_a_newer_format_is_refused() {
     let store = MemoryStore::new();
     let vault = new_vault(Arc::new(store.clone()), EncryptionChoice::None).await.unwrap();
     let mut file = serde_json::to_value(vault.vault_file()).unwrap();
-    for (version, oldest, opens) in [(2u64, 1u64, true), (2, 2, false), (1u64 << 40, 1u64 << 40, false)] {
+    for (version, oldest, opens) in
+        [(2u64, 1u64, true), (2, 2, false), (1u64 << 40, 1u64 << 40, false)]
+    {
         file["format"] = json!({"version": version, "oldest_reader": oldest});
         let bytes = vault::document::seal(&file).unwrap();
         store.set(key("vault.json"), bytes);

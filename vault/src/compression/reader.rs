@@ -86,10 +86,10 @@ impl AsRef<[u8]> for Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        if let Ok(mut spare) = self.pool.0.lock() {
-            if spare.len() < POOL {
-                spare.push(std::mem::take(&mut self.bytes));
-            }
+        if let Ok(mut spare) = self.pool.0.lock()
+            && spare.len() < POOL
+        {
+            spare.push(std::mem::take(&mut self.bytes));
         }
     }
 }
