@@ -276,6 +276,10 @@ fn restore_failure(what: String, error: RestoreError) -> Failure {
         RestoreError::BumpFlags => {
             (FailureKind::Usage, Some("--bump-revision 0 alone turns both off"))
         }
+        RestoreError::Occupied { .. } => (
+            FailureKind::Usage,
+            Some("nothing there was touched; name another directory, or move this one away first"),
+        ),
         _ => (FailureKind::Error, None),
     };
     let mut failure = Failure::new(kind, what).because(error).state("nothing was left behind");
