@@ -1,5 +1,6 @@
 //! The raw flags. What they mean is decided in `config`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -41,7 +42,7 @@ pub(crate) struct Global {
     /// How to print the result; the same as --json with `json`
     #[arg(short = 'w', long, global = true, value_enum, value_name = "FORMAT")]
     pub(crate) write_out: Option<Format>,
-    /// Print only results and errors: no progress, no notes
+    /// Print only results and errors: no progress, no notes; a proven backup says nothing
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 }
@@ -277,7 +278,7 @@ pub(crate) struct ImportArgs {
 pub(crate) struct InspectArgs {
     /// A file, a data directory, or a backup (id, latest, time)
     #[arg(value_name = "WHAT")]
-    pub(crate) what: String,
+    pub(crate) what: OsString,
     /// HashKV at this revision too [default: the last]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<i64>,
@@ -316,7 +317,7 @@ pub(crate) enum RestoreCommand {
 pub(crate) struct RestoreDataDirArgs {
     /// A backup (id, latest, time), a snapshot file, or - for standard input
     #[arg(value_name = "SOURCE")]
-    pub(crate) source: String,
+    pub(crate) source: OsString,
     /// The data directory to make; with --all-members the folder for one directory each
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
@@ -341,7 +342,7 @@ pub(crate) struct RestoreDataDirArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "all_members")]
     pub(crate) wal_dir: Option<PathBuf>,
     /// Add this to the revision and mark everything below compacted; 0 turns both off
-    #[arg(long, default_value_t = 1_000_000_000, value_name = "N")]
+    #[arg(long, default_value_t = 1_000_000_000, value_name = "N", allow_negative_numbers = true)]
     pub(crate) bump_revision: u64,
     /// Whether to mark everything below the bumped revision compacted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]

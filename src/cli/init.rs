@@ -6,7 +6,8 @@ use super::args::InitArgs;
 use super::exit_code::Exit;
 use super::human::{plural, printable};
 use super::output::Output;
-use crate::config::{Env, keys, place};
+use super::settings;
+use crate::config::{Env, place};
 use crate::operation::vaults::{self, InitReport};
 use crate::operation::{Failure, FailureKind};
 
@@ -22,7 +23,7 @@ pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Ex
     }
     raw.vault = args.place.clone().or(raw.vault);
     let place = place::resolve(&raw, env)?;
-    let encryption = encryption(&args, env)?;
+    let encryption = encryption(&args, env).await?;
     let readable = matches!(encryption, EncryptionChoice::None);
     let report = vaults::init(&place, encryption).await?;
     if readable {
@@ -35,7 +36,7 @@ pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Ex
     Ok(Exit::Ok)
 }
 
-fn encryption(args: &InitArgs, env: &Env) -> Result<EncryptionChoice, Failure> {
+async fn encryption(args: &InitArgs, env: &Env) -> Result<EncryptionChoice, Failure> {
     if args.no_encryption {
         return Ok(EncryptionChoice::None);
     }
@@ -46,7 +47,7 @@ fn encryption(args: &InitArgs, env: &Env) -> Result<EncryptionChoice, Failure> {
         })?;
         return Ok(EncryptionChoice::Recipients(recipients));
     }
-    if let Some(passphrase) = keys::passphrase(&args.keys.raw(), env)? {
+    if let Some(passphrase) = settings::passphrase(&args.keys, env).await? {
         return Ok(EncryptionChoice::Passphrase { passphrase, work_factor: WORK_FACTOR });
     }
     Err(Failure::new(FailureKind::Usage, "it is not said who may read this vault").hint(
@@ -76,7 +77,7 @@ fn text(report: &InitReport) -> String {
         text.push_str(&format!("  {}\n", printable(&line)));
     }
     text.push_str("next: etcdvault backup --vault ");
-    text.push_str(&report.location);
+    text.push_str(&super::hints::shell_word(&report.location));
     text.push('\n');
     text
 }

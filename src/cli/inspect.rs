@@ -19,14 +19,18 @@ pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result
     let report = if path.symlink_metadata().is_ok() {
         inspect::path(path, args.revision, &events).await?
     } else {
-        let looks_like_path = args.what.contains(['/', '.']);
-        if looks_like_path || find::selector(&args.what).is_err() {
-            return Err(Failure::new(FailureKind::Usage, format!("there is no {}", args.what))
+        let named = args
+            .what
+            .to_str()
+            .filter(|what| !what.contains(['/', '.']) && find::selector(what).is_ok());
+        let Some(named) = named else {
+            let what = format!("there is no {}", path.display());
+            return Err(Failure::new(FailureKind::Usage, what)
                 .hint("a file, a data directory, or a backup by id, latest or time"));
-        }
+        };
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
         let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
-        let backup = find::find(&repository, cluster.as_ref(), &args.what).await?;
+        let backup = find::find(&repository, cluster.as_ref(), named).await?;
         inspect::backup(&repository, &backup, args.revision, &read_options(), &events).await?
     };
     output.result(&report, || text(&report));

@@ -25,7 +25,7 @@ pub use self::find::{Backup, CorruptEntry, Filter, Listing, Names, Selector};
 pub use self::read::{ObjectReader, StoredReport};
 pub use self::sidecar::{Lineage, LineageParent, Receipt};
 pub use self::vault_file::{VaultEncryption, VaultFile};
-pub use self::write::{ObjectWriter, WrittenObject};
+pub use self::write::{Canceller, ObjectWriter, WrittenObject};
 
 use crate::compression;
 use crate::encryption::{EncryptionChoice, Identities};

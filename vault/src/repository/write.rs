@@ -4,6 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::spool::{Item, Queue, QueueError};
@@ -23,6 +24,19 @@ pub struct ObjectWriter {
     queue: Arc<Queue>,
     lost: Arc<Mutex<Option<QueueError>>>,
     running: Option<Running>,
+    given_up: watch::Sender<bool>,
+}
+
+/// Gives an object up from outside, even while [`ObjectWriter::finish`] waits for a
+/// store that hangs.
+#[derive(Debug, Clone)]
+pub struct Canceller(watch::Sender<bool>);
+
+impl Canceller {
+    /// Gives the object up; who waits for it gets [`RepositoryError::GivenUp`].
+    pub fn cancel(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 struct Running {
@@ -105,9 +119,11 @@ impl Repository {
                 return Err(RepositoryError::internal(key.as_str(), error));
             }
         };
-        let uploader = tokio::spawn(run_upload(upload, Arc::clone(&queue), key.clone()));
+        let (given_up, watched) = watch::channel(false);
+        let uploading = run_upload(upload, Arc::clone(&queue), key.clone(), watched);
+        let uploader = tokio::spawn(uploading);
         let running = Some(Running { pipeline, collector, uploader });
-        Ok(ObjectWriter { key, role: object.role, encryption, queue, lost, running })
+        Ok(ObjectWriter { key, role: object.role, encryption, queue, lost, running, given_up })
     }
 }
 
@@ -115,20 +131,36 @@ async fn run_upload(
     mut upload: Box<dyn Upload>,
     queue: Arc<Queue>,
     key: Key,
+    mut given_up: watch::Receiver<bool>,
 ) -> Result<ObjectInfo> {
     let error = loop {
-        match queue.pop().await {
+        let item = tokio::select! {
+            biased;
+            () = cancelled(&mut given_up) => Ok(Item::Cancelled),
+            item = queue.pop() => item,
+        };
+        match item {
             Ok(Item::Chunk(chunk)) => {
-                if let Err(error) = upload.write(chunk).await {
+                let written = tokio::select! {
+                    biased;
+                    () = cancelled(&mut given_up) => break gone(&key),
+                    written = upload.write(chunk) => written,
+                };
+                if let Err(error) = written {
                     break RepositoryError::Store(error);
                 }
             }
             Ok(Item::End) => {
-                let finished = upload.finish().await;
+                let finished = tokio::select! {
+                    biased;
+                    // What was begun is called off by the upload's destructor.
+                    () = cancelled(&mut given_up) => Err(gone(&key)),
+                    finished = upload.finish() => finished.map_err(RepositoryError::Store),
+                };
                 queue.abandon();
-                return finished.map_err(RepositoryError::Store);
+                return finished;
             }
-            Ok(Item::Cancelled) => break RepositoryError::GivenUp { object: key.to_string() },
+            Ok(Item::Cancelled) => break gone(&key),
             Err(error) => break RepositoryError::Spool(error),
         }
     };
@@ -138,7 +170,21 @@ async fn run_upload(
     Err(error)
 }
 
+fn gone(key: &Key) -> RepositoryError {
+    RepositoryError::GivenUp { object: key.to_string() }
+}
+
+/// Waits until the object is given up, or nobody is left who wants it.
+async fn cancelled(given_up: &mut watch::Receiver<bool>) {
+    let _ = given_up.wait_for(|given_up| *given_up).await;
+}
+
 impl ObjectWriter {
+    /// What gives the object up from outside.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.given_up.clone())
+    }
+
     /// The object's key.
     pub fn key(&self) -> &Key {
         &self.key
@@ -228,6 +274,7 @@ impl ObjectWriter {
         let Running { pipeline, collector, uploader } = running;
         drop(pipeline);
         self.queue.cancel();
+        self.given_up.send_replace(true);
         let error = join(collector).await.err();
         self.why(error, uploader).await
     }
