@@ -313,7 +313,8 @@ fn commands_and_flags_named_in_prose_exist() {
                 continue;
             }
             let two = words.iter().take(3).copied().collect::<Vec<_>>().join(" ");
-            let one = words[..2].join(" ");
+            let one =
+                if words[1].starts_with('-') { "etcdvault".into() } else { words[..2].join(" ") };
             let command = known
                 .get(&two)
                 .or_else(|| known.get(&one))
