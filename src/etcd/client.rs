@@ -62,6 +62,9 @@ pub struct TlsFileError {
 /// The bound on a HashKV call: the member reads its whole store for it.
 const HASH_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How often a first call is repeated that a broken connection ended.
+const BROKEN_TRIES: u32 = 5;
+
 /// Receive windows: a snapshot is limited by the round trip otherwise.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -292,10 +295,22 @@ impl MemberClient {
         self.command_timeout
     }
 
-    /// What it says of itself.
+    /// What it says of itself. The first call over a connection: a member that refuses
+    /// the client's certificate says so after the handshake, and often hangs up before
+    /// that was read, so a connection that just broke is tried again.
     pub async fn status(&mut self) -> Result<MemberStatus, EtcdError> {
-        let mut client = self.client.clone();
-        let status = self.call("read its status", async move { client.status().await }).await?;
+        let mut tries = 0;
+        let status = loop {
+            let mut client = self.client.clone();
+            match self.call("read its status", async move { client.status().await }).await {
+                Err(error)
+                    if self.tls && error.kind == EtcdErrorKind::Broken && tries < BROKEN_TRIES =>
+                {
+                    tries += 1;
+                }
+                other => break other?,
+            }
+        };
         let header = status.header();
         let non_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Ok(MemberStatus {
