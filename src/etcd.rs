@@ -4,6 +4,7 @@
 pub mod client;
 pub mod cluster;
 pub mod error;
+mod handshake;
 pub mod snapshot;
 pub mod v2;
 

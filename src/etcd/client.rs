@@ -1,6 +1,7 @@
 //! One member: connection, status, hashes.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
@@ -8,6 +9,7 @@ use serde::Serialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 use super::error::{EtcdError, EtcdErrorKind};
+use super::handshake::{self, Pem};
 use crate::types::{Endpoint, HexId, Revision, Secret, Version};
 
 /// Name and password of an etcd user.
@@ -42,6 +44,7 @@ pub struct ConnectionSettings {
 #[derive(Clone)]
 pub struct Connector {
     tls: ClientTlsConfig,
+    pem: Option<Arc<Pem>>,
     credentials: Option<Credentials>,
     dial_timeout: Duration,
     command_timeout: Duration,
@@ -62,9 +65,6 @@ pub struct TlsFileError {
 /// The bound on a HashKV call: the member reads its whole store for it.
 const HASH_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How often a first call is repeated that a broken connection ended.
-const BROKEN_TRIES: u32 = 5;
-
 /// Receive windows: a snapshot is limited by the round trip otherwise.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -73,18 +73,21 @@ impl Connector {
     /// Reads the certificate files of `settings`.
     pub fn new(settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
         let mut tls = ClientTlsConfig::new();
-        tls = match &settings.ca_file {
-            Some(path) => {
-                let pem = read_pem("CA file", path, "CERTIFICATE")?;
-                tls.ca_certificate(Certificate::from_pem(pem))
-            }
+        let mut identity = None;
+        let ca = match &settings.ca_file {
+            Some(path) => Some(read_pem("CA file", path, "CERTIFICATE")?),
+            None => None,
+        };
+        tls = match &ca {
+            Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
             None => tls.with_native_roots(),
         };
         match (&settings.cert_file, &settings.key_file) {
             (Some(cert), Some(key)) => {
                 let cert = read_pem("client certificate", cert, "CERTIFICATE")?;
                 let key = read_pem("client key", key, "PRIVATE KEY")?;
-                tls = tls.identity(Identity::from_pem(cert, key));
+                tls = tls.identity(Identity::from_pem(&cert, &key));
+                identity = Some((cert, key));
             }
             (None, None) => {}
             (Some(path), None) => {
@@ -104,6 +107,7 @@ impl Connector {
         }
         Ok(Self {
             tls,
+            pem: ca.map(|ca| Arc::new(Pem { ca, identity })),
             credentials: settings.credentials.clone(),
             dial_timeout: settings.dial_timeout,
             command_timeout: settings.command_timeout,
@@ -144,6 +148,7 @@ impl Connector {
             endpoint: endpoint.clone(),
             client,
             channel,
+            pem: self.pem.clone(),
             command_timeout: self.command_timeout,
             tls: endpoint.is_tls(),
         })
@@ -274,6 +279,7 @@ pub struct MemberClient {
     endpoint: Endpoint,
     pub(super) client: Client,
     pub(super) channel: Channel,
+    pem: Option<Arc<Pem>>,
     command_timeout: Duration,
     tls: bool,
 }
@@ -295,21 +301,14 @@ impl MemberClient {
         self.command_timeout
     }
 
-    /// What it says of itself. The first call over a connection: a member that refuses
-    /// the client's certificate says so after the handshake, and often hangs up before
-    /// that was read, so a connection that just broke is tried again.
+    /// What it says of itself.
     pub async fn status(&mut self) -> Result<MemberStatus, EtcdError> {
-        let mut tries = 0;
-        let status = loop {
-            let mut client = self.client.clone();
-            match self.call("read its status", async move { client.status().await }).await {
-                Err(error)
-                    if self.tls && error.kind == EtcdErrorKind::Broken && tries < BROKEN_TRIES =>
-                {
-                    tries += 1;
-                }
-                other => break other?,
-            }
+        const ACT: &str = "read its status";
+        let mut client = self.client.clone();
+        let status = match self.call(ACT, async move { client.status().await }).await {
+            Ok(status) => status,
+            // The first call over a connection: this is where a refused certificate shows.
+            Err(error) => return Err(self.refusal(ACT, &error).await.unwrap_or(error)),
         };
         let header = status.header();
         let non_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -333,6 +332,19 @@ impl MemberClient {
                 .filter(|info| info.enabled())
                 .map(|info| info.target_version().to_owned()),
         })
+    }
+
+    /// What a broken connection was about, when that can be found out.
+    async fn refusal(&self, act: &'static str, error: &EtcdError) -> Option<EtcdError> {
+        if !self.tls || error.kind != EtcdErrorKind::Broken {
+            return None;
+        }
+        let (endpoint, bound) = (self.endpoint.clone(), self.command_timeout);
+        let pem = Arc::clone(self.pem.as_ref()?);
+        tokio::task::spawn_blocking(move || handshake::refusal(&endpoint, &pem, bound, act))
+            .await
+            .ok()
+            .flatten()
     }
 
     /// Its HashKV at `revision`, 0 for the present one. The member does not write

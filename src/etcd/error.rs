@@ -139,6 +139,11 @@ impl EtcdError {
         Self::from_chain(endpoint, act, error, EtcdErrorKind::Unreachable)
     }
 
+    /// Reads the kind out of an error below the client library.
+    pub(super) fn from_io(endpoint: &Endpoint, act: &'static str, error: &std::io::Error) -> Self {
+        Self::from_chain(endpoint, act, error, EtcdErrorKind::Broken)
+    }
+
     fn from_chain(
         endpoint: &Endpoint,
         act: &'static str,
