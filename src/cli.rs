@@ -57,7 +57,11 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             Exit::Failed(failure.kind)
         }
     };
-    exit.into()
+    match exit {
+        Exit::Ok if output::result_was_lost() => Exit::Failed(FailureKind::Error),
+        exit => exit,
+    }
+    .into()
 }
 
 fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure> {
@@ -70,29 +74,40 @@ fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure
             Failure::new(FailureKind::Error, "cannot start the runtime").because(error)
         })?;
     let result = runtime.block_on(async {
-        use signal::{or_interrupted, with_grace};
-        match command {
-            Command::Init(args) => or_interrupted(init::run(args, output, env)).await,
-            Command::Backup(args) => {
-                with_grace(|interrupt| backup::run(args, output, env, interrupt)).await
-            }
-            Command::List(args) => or_interrupted(list::run(args, output, env)).await,
-            Command::Show(args) => or_interrupted(list::show(args, output, env)).await,
-            Command::Verify(args) => or_interrupted(verify::run(args, output, env)).await,
-            Command::Export(args) => or_interrupted(files::export(args, output, env)).await,
-            Command::Import(args) => or_interrupted(files::import(args, output, env)).await,
-            Command::Inspect(args) => or_interrupted(inspect::run(args, output, env)).await,
-            Command::Status(args) => or_interrupted(status::run(args, output, env)).await,
-            Command::Restore(RestoreCommand::DataDir(args)) => {
-                or_interrupted(restore::data_dir(args, output, env)).await
-            }
-            Command::Completions(args) => Ok(shell::completions(&args, output)),
-            Command::Man(args) => shell::man(&args, output),
+        let result = run_command(command, output, env).await;
+        if matches!(&result, Err(Failure { kind: FailureKind::Signal(_), .. })) {
+            signal::settle().await;
         }
+        result
     });
     // Blocking threads of a given-up operation must not hold the exit up.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
+}
+
+async fn run_command(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure> {
+    use signal::{or_interrupted, with_grace};
+    match command {
+        Command::Init(args) => or_interrupted(init::run(args, output, env)).await,
+        Command::Backup(args) => {
+            with_grace(|interrupt| backup::run(args, output, env, interrupt)).await
+        }
+        Command::List(args) => or_interrupted(list::run(args, output, env)).await,
+        Command::Show(args) => or_interrupted(list::show(args, output, env)).await,
+        Command::Verify(args) => or_interrupted(verify::run(args, output, env)).await,
+        Command::Export(args) => or_interrupted(files::export(args, output, env)).await,
+        Command::Import(args) => or_interrupted(files::import(args, output, env)).await,
+        Command::Inspect(args) => or_interrupted(inspect::run(args, output, env)).await,
+        Command::Status(args) => or_interrupted(status::run(args, output, env)).await,
+        Command::Restore(RestoreCommand::DataDir(args)) => {
+            with_grace(async |mut interrupt| {
+                restore::data_dir(args, output, env, &mut interrupt).await
+            })
+            .await
+        }
+        Command::Completions(args) => Ok(shell::completions(&args, output)),
+        Command::Man(args) => shell::man(&args, output),
+    }
 }
 
 /// Help and version go to stdout with 0, mistakes to stderr with 2.
@@ -107,21 +122,48 @@ fn usage(error: &clap::Error, args: &[OsString]) -> Exit {
             Exit::Failed(FailureKind::Usage)
         }
         _ => {
-            if args.iter().any(|arg| arg == "--json") {
-                let failure = Failure::new(
-                    FailureKind::Usage,
-                    error
-                        .to_string()
-                        .lines()
-                        .next()
-                        .unwrap_or("usage")
-                        .trim_start_matches("error: "),
-                );
+            let failure = mistake(error, args);
+            if wants_json(args) {
                 output::print_json_failure(&failure);
             } else {
                 let _ = error.print();
+                if let Some(hint) = &failure.hint {
+                    output::hint(hint);
+                }
             }
             Exit::Failed(FailureKind::Usage)
         }
     }
+}
+
+/// Whether JSON was asked for on a command line that could not be parsed.
+fn wants_json(args: &[OsString]) -> bool {
+    let after_write_out = args
+        .windows(2)
+        .any(|pair| (pair[0] == "-w" || pair[0] == "--write-out") && pair[1] == "json");
+    after_write_out
+        || args.iter().any(|arg| {
+            arg == "--json" || arg == "-wjson" || arg == "-w=json" || arg == "--write-out=json"
+        })
+}
+
+/// What clap says of a mistake, as a failure: its first line, the lines that belong
+/// to it, and its tip or ours as the hint.
+fn mistake(error: &clap::Error, args: &[OsString]) -> Failure {
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let what = lines.next().unwrap_or("the command line is wrong").trim_start_matches("error: ");
+    let mut failure = Failure::new(FailureKind::Usage, what);
+    for line in lines {
+        if let Some(tip) = line.strip_prefix("tip: ") {
+            failure = failure.hint(tip);
+        } else if line.starts_with("Usage:") || line.starts_with("For more information") {
+            break;
+        } else {
+            failure = failure.detail(line);
+        }
+    }
+    let own = hints::mistake(error, args);
+    failure.hint = own.or(failure.hint);
+    failure
 }

@@ -11,10 +11,14 @@ pub mod owner;
 pub mod place;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+type Lookup = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// The environment, as a value so that tests can give their own.
-pub struct Env(Box<dyn Fn(&str) -> Option<String> + Send + Sync>);
+#[derive(Clone)]
+pub struct Env(Arc<Lookup>);
 
 impl Env {
     /// The process's own environment; a variable that is empty counts as unset.
@@ -24,7 +28,7 @@ impl Env {
 
     /// Looks variables up with `lookup`.
     pub fn new(lookup: impl Fn(&str) -> Option<String> + Send + Sync + 'static) -> Self {
-        Self(Box::new(lookup))
+        Self(Arc::new(lookup))
     }
 
     /// The variable `name`, unless unset or empty.

@@ -1,5 +1,6 @@
 //! The raw flags. What they mean is decided in `config`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -8,7 +9,7 @@ use crate::config::connection::RawConnection;
 use crate::config::keys::RawKeys;
 use crate::config::place::RawPlace;
 
-/// Backs up, restores and migrates etcd clusters, and proves what it did.
+/// Backs up and restores etcd clusters, and proves what it did
 #[derive(Debug, Parser)]
 #[command(
     name = "etcdvault",
@@ -41,7 +42,7 @@ pub(crate) struct Global {
     /// How to print the result; the same as --json with `json`
     #[arg(short = 'w', long, global = true, value_enum, value_name = "FORMAT")]
     pub(crate) write_out: Option<Format>,
-    /// Print only results and errors: no progress, no notes
+    /// Print only results and errors: no progress, no notes; a proven backup says nothing
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
 }
@@ -112,8 +113,6 @@ pub(crate) struct InitArgs {
       --key /etc/kubernetes/pki/etcd/healthcheck-client.key\n  \
     ETCDVAULT_VAULT=s3://backups/prod etcdvault backup --cluster prod --quiet")]
 pub(crate) struct BackupArgs {
-    #[command(flatten)]
-    pub(crate) vault: VaultArgs,
     /// The cluster's name in the vault [default: the name used before for this cluster
     /// id, else etcd-<id>] [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
@@ -131,11 +130,13 @@ pub(crate) struct BackupArgs {
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
     #[command(flatten)]
-    pub(crate) write: WriteArgs,
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
     #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
+    pub(crate) write: WriteArgs,
 }
 
 /// Which member gives the snapshot.
@@ -164,11 +165,11 @@ pub(crate) enum ProofArg {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  etcdvault list --vault /srv/etcd-vault --cluster prod")]
 pub(crate) struct ListArgs {
-    #[command(flatten)]
-    pub(crate) vault: VaultArgs,
     /// Only this cluster [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
 }
 
 /// Show everything known of one backup
@@ -277,7 +278,7 @@ pub(crate) struct ImportArgs {
 pub(crate) struct InspectArgs {
     /// A file, a data directory, or a backup (id, latest, time)
     #[arg(value_name = "WHAT")]
-    pub(crate) what: String,
+    pub(crate) what: OsString,
     /// HashKV at this revision too [default: the last]
     #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<i64>,
@@ -316,7 +317,7 @@ pub(crate) enum RestoreCommand {
 pub(crate) struct RestoreDataDirArgs {
     /// A backup (id, latest, time), a snapshot file, or - for standard input
     #[arg(value_name = "SOURCE")]
-    pub(crate) source: String,
+    pub(crate) source: OsString,
     /// The data directory to make; with --all-members the folder for one directory each
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
@@ -341,7 +342,7 @@ pub(crate) struct RestoreDataDirArgs {
     #[arg(long, value_name = "DIR", conflicts_with = "all_members")]
     pub(crate) wal_dir: Option<PathBuf>,
     /// Add this to the revision and mark everything below compacted; 0 turns both off
-    #[arg(long, default_value_t = 1_000_000_000, value_name = "N")]
+    #[arg(long, default_value_t = 1_000_000_000, value_name = "N", allow_negative_numbers = true)]
     pub(crate) bump_revision: u64,
     /// Whether to mark everything below the bumped revision compacted
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
@@ -355,8 +356,8 @@ pub(crate) struct RestoreDataDirArgs {
     /// Version of the etcd that will run on it: a store too new for it is refused
     #[arg(long, value_name = "VERSION")]
     pub(crate) etcd_version: Option<String>,
-    /// Owner of the files: user[:group], by name or number [default: as the parent
-    /// directory for root, else yourself]
+    /// Owner of the files: user[:group], by name or number [default: as a directory that
+    /// is there already where you may give files away, else yourself]
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(crate) owner: Option<String>,
     /// Only this cluster's backups [env: ETCDVAULT_CLUSTER]
@@ -379,6 +380,7 @@ pub(crate) struct CompletionsArgs {
 
 /// Write the manual pages into a directory
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  etcdvault man /usr/local/share/man/man1")]
 pub(crate) struct ManArgs {
     /// An existing directory
     #[arg(value_name = "DIR")]
@@ -566,7 +568,7 @@ pub(crate) struct ConnectionArgs {
     /// etcd user; the password comes from --password-file or ETCDCTL_PASSWORD [env: ETCDCTL_USER]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// File with the etcd user's password
+    /// File with the etcd user's password [env: ETCDVAULT_PASSWORD_FILE]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Bound on connecting [default: 5s] [env: ETCDCTL_DIAL_TIMEOUT]

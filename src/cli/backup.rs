@@ -4,7 +4,7 @@ use vault::manifest::{Proof, ProofState};
 
 use super::args::{BackupArgs, ProofArg, StrategyArg};
 use super::exit_code::Exit;
-use super::human::{count, duration, plural, printable, size};
+use super::human::{count, duration, of, printable, size};
 use super::output::Output;
 use super::settings::{labels, open_vault, write_options};
 use crate::config::{Env, connection, place};
@@ -24,7 +24,8 @@ pub(crate) async fn run(
     let settings = connection::resolve(&args.connection.raw(), env)?;
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
     let connector = Connector::new(&settings)?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let opening = open_vault(&args.vault, Some(&args.keys), env);
+    let repository = interrupt.or("no backup was stored", opening).await??;
     let options = BackupOptions {
         cluster,
         strategy: match args.endpoint_strategy {
@@ -44,11 +45,16 @@ pub(crate) async fn run(
     let events = output.events();
     let report =
         backup(&repository, &connector, &settings, &options, &events, &mut interrupt).await?;
-    output.result(&report, || text(&report));
-    for reason in &report.proof.reasons {
-        output.note(&format!("  {}", printable(reason)));
+    let exit = exit(&report.proof);
+    // From cron a backup that is proven says nothing, and any other one all.
+    if exit != Exit::Ok || output.is_json() || !output.is_quiet() {
+        output.result(&report, || text(&report));
     }
-    Ok(exit(&report.proof))
+    for reason in &report.proof.reasons {
+        let line = format!("  {}", printable(reason));
+        if exit == Exit::Ok { output.note(&line) } else { output.complaint(&line) }
+    }
+    Ok(exit)
 }
 
 fn exit(proof: &Proof) -> Exit {
@@ -64,7 +70,7 @@ fn text(report: &BackupReport) -> String {
     let same = report.members.iter().filter(|m| m.verdict == Verdict::Same).count();
     let proof = match report.proof.state {
         ProofState::Proven => {
-            format!("proven on {same} of {}", plural(report.members.len(), "member"))
+            format!("proven on {}", of(same, report.members.len(), "member"))
         }
         ProofState::Mismatch => "DIFFERENT from what the cluster holds".to_owned(),
         ProofState::NotProven | ProofState::Unknown => "not proven".to_owned(),

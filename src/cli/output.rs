@@ -1,6 +1,7 @@
 //! Where text goes: results to stdout, the rest to stderr.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 use serde_json::json;
@@ -32,6 +33,11 @@ impl Output {
     /// Whether the result is wanted as JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.json
+    }
+
+    /// Whether only results and errors are wanted.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Columns of the terminal that stdout is; `None` when it is none.
@@ -70,6 +76,13 @@ impl Output {
     /// A line on stderr, unless JSON or quiet was asked for.
     pub(crate) fn note(&self, line: &str) {
         if !self.json && !self.quiet {
+            self.say(line);
+        }
+    }
+
+    /// A line on stderr that belongs to a bad outcome: said under quiet too.
+    pub(crate) fn complaint(&self, line: &str) {
+        if !self.json {
             self.say(line);
         }
     }
@@ -117,8 +130,32 @@ pub(crate) fn print_json_failure(failure: &Failure) {
     to_stdout(&format!("{value}\n"));
 }
 
+/// A hint alone, below what clap printed.
+pub(crate) fn hint(hint: &str) {
+    let _ = writeln!(std::io::stderr(), "hint: {}", printable(hint));
+}
+
+/// Whether a result could not be printed; said once.
+static LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether a part of the result was lost on its way out: a full disk behind `>`.
+pub(crate) fn result_was_lost() -> bool {
+    LOST.load(Ordering::Relaxed)
+}
+
 /// A reader that went away (`| head`) is no error of ours; what was done stays done.
 fn to_stdout(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error)
+            if error.kind() != std::io::ErrorKind::BrokenPipe
+                && !LOST.swap(true, Ordering::Relaxed) =>
+        {
+            let _ = writeln!(
+                std::io::stderr(),
+                "error: the result was not printed\n  because: standard output: {error}"
+            );
+        }
+        _ => {}
+    }
 }

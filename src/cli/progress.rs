@@ -52,9 +52,11 @@ impl Progress {
                     bar.finish_and_clear();
                 }
             }
-            Event::Warning(text) => self.line(slot.as_ref(), &format!("warning: {text}")),
+            Event::Warning(text) if !self.quiet => {
+                self.line(slot.as_ref(), &format!("warning: {text}"));
+            }
             Event::Note(text) if !self.quiet && self.bars => self.line(slot.as_ref(), &text),
-            Event::Started { .. } | Event::Note(_) => {}
+            Event::Started { .. } | Event::Note(_) | Event::Warning(_) => {}
         }
     }
 

@@ -1,5 +1,6 @@
 //! `etcdvault restore data-dir`.
 
+use std::ffi::OsStr;
 use std::path::Path;
 
 use super::args::RestoreDataDirArgs;
@@ -7,9 +8,11 @@ use super::exit_code::Exit;
 use super::human::{count, duration, printable, size};
 use super::output::Output;
 use super::settings::{open_vault, read_options};
+use super::table::{Align, Table};
 use crate::config::{Env, owner, place};
 use crate::datadir::restore::{Options, Target};
 use crate::operation::find;
+use crate::operation::interrupt::Interrupt;
 use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
 use crate::operation::{Failure, FailureKind};
 
@@ -17,29 +20,58 @@ pub(crate) async fn data_dir(
     args: RestoreDataDirArgs,
     output: &Output,
     env: &Env,
+    interrupt: &mut Interrupt,
 ) -> Result<Exit, Failure> {
     let options = options(&args)?;
     let events = output.events();
     let report = if args.source == "-" {
-        restore_data_dir(Source::Stdin, options, &events).await?
-    } else if is_path(&args.source) {
-        restore_data_dir(Source::File(args.source.clone().into()), options, &events).await?
-    } else {
+        if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+            return Err(Failure::new(
+                FailureKind::Usage,
+                "a snapshot is awaited on standard input, which is a terminal",
+            )
+            .hint("zstd -dc snapshot.db.zst | etcdvault restore data-dir - …, or name a file"));
+        }
+        restore_data_dir(Source::Stdin, options, &events, interrupt).await?
+    } else if let Some(name) = backup_name(&args.source) {
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
-        let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
-        let backup = find::find(&repository, cluster.as_ref(), &args.source).await?;
+        let found = async {
+            let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+            let backup = find::find(&repository, cluster.as_ref(), name).await?;
+            Ok::<_, Failure>((repository, backup))
+        };
+        let (repository, backup) = interrupt
+            .or("nothing was restored", found)
+            .await?
+            .map_err(|failure| or_a_file(failure, name))?;
         let source = Source::Backup(&repository, &backup, read_options());
-        restore_data_dir(source, options, &events).await?
+        restore_data_dir(source, options, &events, interrupt).await?
+    } else {
+        let source = Source::File(args.source.clone().into());
+        restore_data_dir(source, options, &events, interrupt).await?
     };
     output.result(&report, || text(&report));
     output.note(&next(&args, &report));
     Ok(Exit::Ok)
 }
 
-/// Anything that exists or can only be a path; `latest` and ids are backups even where
-/// a file of that name lies about, as nobody means that one.
-fn is_path(text: &str) -> bool {
-    text.contains(['/', '.']) || (find::selector(text).is_err() && Path::new(text).exists())
+/// The source as the name of a backup, unless it exists as a file or can only be one;
+/// `latest` and ids are backups even where a file of that name lies about, as nobody
+/// means that one.
+fn backup_name(source: &OsStr) -> Option<&str> {
+    let text = source.to_str().filter(|text| !text.contains(['/', '.']))?;
+    (find::selector(text).is_ok() || !Path::new(text).exists()).then_some(text)
+}
+
+/// Whoever names a file `snapshot` means the file: says how to name it.
+fn or_a_file(mut failure: Failure, name: &str) -> Failure {
+    if failure.kind == FailureKind::Usage && Path::new(name).exists() {
+        failure.hint = Some(format!(
+            "{name} was taken for the id of a backup; the file is named {}",
+            super::hints::shell_word(&format!("./{name}"))
+        ));
+    }
+    failure
 }
 
 fn options(args: &RestoreDataDirArgs) -> Result<Options, Failure> {
@@ -107,51 +139,59 @@ fn random_token() -> String {
 }
 
 fn text(report: &RestoreReport) -> String {
-    let mut text = String::new();
-    for member in &report.members {
-        text.push_str(&format!(
-            "{}  member {} ({})  {}\n",
-            printable(&member.data_dir.display().to_string()),
-            printable(&member.name),
-            member.member_id,
-            size(report.database_size),
-        ));
-    }
+    let raised = if report.revision == report.snapshot_revision {
+        String::new()
+    } else {
+        format!(" (raised from {})", count(report.snapshot_revision))
+    };
     let compacted = match report.compact_revision {
-        Some(revision) if revision == report.revision => ", everything below compacted",
+        Some(revision) if revision == report.revision => ", all before it compacted",
         _ => "",
     };
-    text.push_str(&format!(
-        "restored {}: revision {}{}{compacted}, {} keys, {}\n",
+    let mut text = format!(
+        "restored {}: revision {}{raised}{compacted}  {} keys  {}  {}\n",
         printable(&report.source),
         count(report.revision),
-        if report.revision == report.snapshot_revision {
-            String::new()
-        } else {
-            format!(" (bumped from {})", count(report.snapshot_revision))
-        },
         count(report.keys),
+        size(report.database_size),
         duration(std::time::Duration::from_secs_f64(report.seconds)),
-    ));
+    );
+    let mut table = Table::new(&[
+        ("MEMBER", Align::Left, 0),
+        ("ID", Align::Left, 0),
+        ("DATA DIRECTORY", Align::Left, 0),
+        ("LOG", Align::Left, 0),
+    ]);
+    for member in &report.members {
+        let shown = |path: &Path| printable(&path.display().to_string());
+        table.row(vec![
+            printable(&member.name),
+            member.member_id.to_string(),
+            shown(&member.data_dir),
+            member.wal_dir.as_deref().map_or_else(|| "inside".to_owned(), shown),
+        ]);
+    }
+    text.push_str(&table.render(None));
     text.push_str(&format!(
-        "every member will answer HashKV {:08x} ({}) before its first write\n",
+        "before its first write every member answers HashKV {:08x} (etcdctl shows {})\n",
         report.hash_kv, report.hash_kv
     ));
     text
 }
 
 fn next(args: &RestoreDataDirArgs, report: &RestoreReport) -> String {
-    let members = args.initial_cluster.split(',').count();
-    if !args.all_members && members > 1 && args.initial_cluster_token.is_none() {
+    let token = printable(&report.cluster_token);
+    if !args.all_members
+        && args.initial_cluster.contains(',')
+        && args.initial_cluster_token.is_none()
+    {
         return format!(
-            "next: build the other members with the same token: --initial-cluster-token {}",
-            report.cluster_token
+            "next: build the other members with the same token: --initial-cluster-token {token}"
         );
     }
     format!(
-        "next: start etcd with --initial-cluster {} --initial-cluster-token {}, every old member \
-         and every kube-apiserver being stopped",
+        "next: stop every old member and every kube-apiserver; then start etcd with \
+         --initial-cluster {} --initial-cluster-token {token}",
         printable(&args.initial_cluster),
-        printable(&report.cluster_token)
     )
 }

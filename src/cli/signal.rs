@@ -55,6 +55,18 @@ fn no_signals(error: std::io::Error) -> Failure {
 }
 
 fn interrupted(number: i32) -> Failure {
-    let name = if number == 2 { "Ctrl-C" } else { "SIGTERM" };
-    Failure::new(FailureKind::Signal(number), format!("stopped by {name}"))
+    let what = format!("stopped by {}", interrupt::name(number));
+    Failure::new(FailureKind::Signal(number), what)
+}
+
+/// Waits, within a bound, for what destructors left to tasks of their own: an upload
+/// that is called off takes a request.
+pub(crate) async fn settle() {
+    const BOUND: std::time::Duration = std::time::Duration::from_secs(5);
+    const STEP: std::time::Duration = std::time::Duration::from_millis(20);
+    let metrics = tokio::runtime::Handle::current().metrics();
+    let begun = std::time::Instant::now();
+    while metrics.num_alive_tasks() > 0 && begun.elapsed() < BOUND {
+        tokio::time::sleep(STEP).await;
+    }
 }

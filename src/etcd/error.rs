@@ -147,6 +147,7 @@ impl EtcdError {
     ) -> Self {
         let mut kind = None;
         let mut detail = String::new();
+        let mut of_system = None;
         let mut next = Some(error);
         // Bounded: a chain of causes that long would be a bug of a library.
         for _ in 0..16 {
@@ -157,6 +158,9 @@ impl EtcdError {
                 let separator = if detail.is_empty() { "" } else { ": " };
                 let _ = write!(detail, "{separator}{text}");
             }
+            let system =
+                cause.downcast_ref::<std::io::Error>().filter(|e| e.raw_os_error().is_some());
+            of_system = of_system.or_else(|| system.map(plain));
             // An io::Error shows the error it wraps, but its source skips it.
             next = match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
                 Some(inner) => Some(inner),
@@ -164,6 +168,8 @@ impl EtcdError {
             };
         }
         let kind = kind.unwrap_or(otherwise);
+        // What the system says is all there is to know; the layers above only repeat it.
+        let detail = of_system.unwrap_or(detail);
         let detail = match kind {
             EtcdErrorKind::TlsPort => format!("the port does not speak plain HTTP/2 ({detail})"),
             EtcdErrorKind::PlainPort => format!("the port does not speak TLS ({detail})"),
@@ -171,6 +177,12 @@ impl EtcdError {
         };
         Self::new(kind, endpoint, act, detail)
     }
+}
+
+/// `connection refused`: an error of the system without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// The kind of an error of a socket or of the TLS above it, when it shows one.

@@ -12,8 +12,9 @@ use crate::types::Endpoint;
 /// What is handed on at a time: large enough that threads rarely wake each other.
 pub const CHUNK_SIZE: usize = 1 << 20;
 
-/// No bytes for so long means that the member or the network hangs.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// No bytes for so many times the bound on a short call means that the member or the
+/// network hangs: a minute by default.
+const STALL_FACTOR: u32 = 6;
 
 /// A running snapshot. The member holds a read transaction open as long as it
 /// lives, and its database grows meanwhile: read on without waiting.
@@ -24,6 +25,7 @@ pub struct SnapshotStream {
     received: u64,
     remaining: Option<u64>,
     ended: bool,
+    stall: Duration,
 }
 
 impl std::fmt::Debug for SnapshotStream {
@@ -45,6 +47,7 @@ impl MemberClient {
             received: 0,
             remaining: None,
             ended: false,
+            stall: self.command_timeout().saturating_mul(STALL_FACTOR),
         };
         stream.receive().await?;
         Ok(stream)
@@ -80,13 +83,13 @@ impl SnapshotStream {
 
     async fn receive(&mut self) -> Result<(), EtcdError> {
         let act = "receive the snapshot";
-        let message = tokio::time::timeout(STALL_TIMEOUT, self.stream.message())
+        let message = tokio::time::timeout(self.stall, self.stream.message())
             .await
             .map_err(|_| {
                 let stalled = format!(
-                    "the stream stalled after {} bytes, nothing came for {} s",
+                    "the stream stalled after {} bytes, nothing came for {:.0} s",
                     self.received,
-                    STALL_TIMEOUT.as_secs()
+                    self.stall.as_secs_f64()
                 );
                 EtcdError::new(EtcdErrorKind::Timeout, &self.endpoint, act, stalled)
             })?

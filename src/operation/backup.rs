@@ -110,9 +110,12 @@ pub async fn backup(
 ) -> Result<BackupReport, Failure> {
     let begun = Instant::now();
     let started = Utc::now();
-    let view = observe(connector, settings, options.reach).await;
     let named = options.cluster.as_ref().map_or("the cluster", ClusterName::as_str);
     let what = format!("backup of {named} was not stored");
+    let looking = async {
+        tokio::join!(observe(connector, settings, options.reach), vaults::sweep(repository))
+    };
+    let (view, ()) = interrupt.or(&what, looking).await?;
     let sources = sources(&view, settings, options.strategy);
     if sources.is_empty() {
         return Err(no_source(&what, &view));
@@ -120,7 +123,7 @@ pub async fn backup(
     let cluster_id = one_cluster(&what, &view)?;
     let lineage = LineageName::new(cluster_id.to_string())
         .map_err(|error| Failure::new(FailureKind::Error, &what).because(error))?;
-    let cluster = cluster_name(repository, options, &lineage).await?;
+    let cluster = interrupt.or(&what, cluster_name(repository, options, &lineage)).await??;
     let place = Place { cluster, lineage };
     let what = format!("backup of {} was not stored", place.cluster);
 
@@ -133,7 +136,7 @@ pub async fn backup(
             Ok(streamed) => {
                 let origin = Origin::of_member(row, status, &streamed.begun_at);
                 let done = Done { started, begun, what, place, id, origin, streamed };
-                return finish(repository, options, &view, done, events).await;
+                return finish(repository, options, &view, done, events, interrupt).await;
             }
             Err(Broken::Source(error)) => {
                 events.warn(format!("{}: {}", row.label(), error.detail));
@@ -299,48 +302,49 @@ impl Attempt<'_> {
             None,
         );
         let begun_at = Utc::now();
-        let mut stream =
-            client.snapshot().await.map_err(|error| Broken::Source(Unusable::from(error)))?;
+        let mut stream = interrupt
+            .or(&self.what(), client.snapshot())
+            .await
+            .map_err(|failure| self.ended(failure))?
+            .map_err(|error| Broken::Source(Unusable::from(error)))?;
         let size = stream.total().map_or(SizeHint::Unknown, SizeHint::Exact);
         if let Some(total) = stream.total() {
             self.events.send(crate::event::Event::Total { total });
         }
-        let mut writer = self
-            .repository
-            .create_object(
-                NewObject {
-                    place: self.place.clone(),
-                    id: self.id,
-                    role: Role::new(content::SNAPSHOT_ROLE).map_err(|e| self.fatal(e))?,
-                    name: content::SNAPSHOT_NAME.to_owned(),
-                    plain_size: size,
-                },
-                &self.options.write,
-            )
+        let object = NewObject {
+            place: self.place.clone(),
+            id: self.id,
+            role: Role::new(content::SNAPSHOT_ROLE).map_err(|e| self.fatal(e))?,
+            name: content::SNAPSHOT_NAME.to_owned(),
+            plain_size: size,
+        };
+        // The scan hashes every byte anyway, for the member's own checksum.
+        let how = WriteOptions { hash_plain: false, ..self.options.write.clone() };
+        let mut writer = interrupt
+            .or(&self.what(), self.repository.create_object(object, &how))
             .await
+            .map_err(|failure| self.ended(failure))?
             .map_err(|error| self.storage(error))?;
 
         let (to_scan, from_stream) = mpsc::channel(SCAN_QUEUE);
         let spill = self.options.write.spool.as_ref().map(|spool| spool.directory.clone());
         let scanning = tokio::task::spawn_blocking(move || scan(from_stream, spill));
         let pumped = loop {
-            let next = tokio::select! {
-                biased;
-                signal = interrupt.signalled() => break Err(Broken::Final(Box::new(
-                    Failure::new(FailureKind::Signal(signal), self.what("stopped by a signal"))
-                        .state(self.unchanged()),
-                ))),
-                next = stream.next() => next,
+            let chunk = match interrupt.or(&self.what(), stream.next()).await {
+                Ok(Ok(Some(chunk))) => chunk,
+                Ok(Ok(None)) => break Ok(()),
+                Ok(Err(error)) => break Err(Broken::Source(Unusable::from(error))),
+                Err(failure) => break Err(self.ended(failure)),
             };
-            let chunk = match next {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(Broken::Source(Unusable::from(error))),
+            let taking = async {
+                // The scan ends early only with an error, which its result tells.
+                let _ = to_scan.send(chunk.clone()).await;
+                writer.write(chunk).await
             };
-            // The scan ends early only with an error, which its result tells.
-            let _ = to_scan.send(chunk.clone()).await;
-            if let Err(error) = writer.write(chunk).await {
-                break Err(self.storage(error));
+            match interrupt.or(&self.what(), taking).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => break Err(self.storage(error)),
+                Err(failure) => break Err(self.ended(failure)),
             }
             self.events.progress(stream.received());
         };
@@ -365,22 +369,20 @@ impl Attempt<'_> {
         }
     }
 
-    fn what(&self, why: &str) -> String {
-        format!("backup of {} was not stored: {why}", self.place.cluster)
+    fn what(&self) -> String {
+        format!("backup of {} was not stored", self.place.cluster)
     }
 
-    fn unchanged(&self) -> String {
-        unchanged(self.repository)
+    fn ended(&self, failure: Failure) -> Broken {
+        Broken::Final(Box::new(failure.state(unchanged(self.repository))))
     }
 
     fn fatal(&self, error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Broken {
-        let what = format!("backup of {} was not stored", self.place.cluster);
-        Broken::Final(Box::new(Failure::new(FailureKind::Error, what).because(error)))
+        Broken::Final(Box::new(Failure::new(FailureKind::Error, self.what()).because(error)))
     }
 
     fn storage(&self, error: vault::repository::RepositoryError) -> Broken {
-        let what = format!("backup of {} was not stored", self.place.cluster);
-        Broken::Final(Box::new(storage_failure(what, error).state(self.unchanged())))
+        self.ended(storage_failure(self.what(), error))
     }
 }
 
@@ -453,6 +455,7 @@ async fn finish(
     view: &ClusterView,
     done: Done,
     events: &Events,
+    interrupt: &mut Interrupt,
 ) -> Result<BackupReport, Failure> {
     let Done { started, begun, what, place, id, origin, streamed } = done;
     let Streamed { scan, writer, .. } = streamed;
@@ -461,7 +464,21 @@ async fn finish(
         let members = proof::ask(&view.rows, source, &scan, options.proof, events).await;
         (members, v2_keys(view).await)
     };
-    let ((members, v2), written) = tokio::join!(proving, writer.finish());
+    let digests = scan.digests.as_ref().ok_or_else(|| {
+        Failure::new(FailureKind::Error, what.clone()).detail("the snapshot was not hashed")
+    })?;
+    let canceller = writer.canceller();
+    let mut writing = std::pin::pin!(writer.finish_with(vault::digest::Sha256(digests.whole)));
+    let both = async { tokio::join!(proving, &mut writing) };
+    let ((members, v2), written) = match interrupt.or(&what, both).await {
+        Ok(both) => both,
+        Err(failure) => {
+            canceller.cancel();
+            // It may just have been stored; without a manifest it does not exist.
+            let _ = tokio::time::timeout(ABORT_TIMEOUT, writing).await;
+            return Err(failure.state(unchanged(repository)));
+        }
+    };
     let WrittenObject { record, spooled, .. } = written
         .map_err(|error| storage_failure(what.clone(), error).state(unchanged(repository)))?;
     let proof = judge(&scan, &members, v2, options.proof);

@@ -183,11 +183,19 @@ pub async fn import(
 ) -> Result<ImportReport, Failure> {
     let what = format!("{} was not imported", path.display());
     let fail = |kind| Failure::new(kind, what.clone());
-    let source = Source::open(path).map_err(|why| {
-        fail(FailureKind::Corrupt)
+    let source = Source::open(path).map_err(|error| match error {
+        SourceError::Io(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            fail(FailureKind::Usage).because(error)
+        }
+        SourceError::Io(error) => fail(FailureKind::Error).because(error),
+        SourceError::NotAFile => fail(FailureKind::Usage)
+            .detail("it is no regular file")
+            .hint("of a data directory, give its member/snap/db while etcd is stopped"),
+        SourceError::Damaged(why) => fail(FailureKind::Corrupt)
             .because(why)
-            .hint("a snapshot is what etcdctl snapshot save writes, or a member/snap/db file")
+            .hint("a snapshot is what etcdctl snapshot save writes, or a member/snap/db file"),
     })?;
+    vaults::sweep(repository).await;
     let started = Utc::now();
     let id = BackupId::generate();
     let lineage = match &options.lineage {
@@ -299,16 +307,24 @@ struct Source {
     has_trailer: bool,
 }
 
+/// Why a file cannot be imported.
+enum SourceError {
+    Io(std::io::Error),
+    NotAFile,
+    Damaged(Box<dyn std::error::Error + Send + Sync>),
+}
+
 impl Source {
-    fn open(path: &Path) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err("it is no regular file".into());
+    fn open(path: &Path) -> Result<Self, SourceError> {
+        let damaged = |why: &str| SourceError::Damaged(why.into());
+        // Looked at first: opening a pipe would wait for its writer.
+        if !path.metadata().map_err(SourceError::Io)?.is_file() {
+            return Err(SourceError::NotAFile);
         }
-        let size = metadata.len();
+        let file = File::open(path).map_err(SourceError::Io)?;
+        let size = file.metadata().map_err(SourceError::Io)?.len();
         if size == 0 {
-            return Err("it is empty".into());
+            return Err(damaged("it is empty"));
         }
         // etcd's own rule: a database is whole pages, a snapshot has 32 bytes more.
         let has_trailer = size % 512 == TRAILER;
@@ -316,12 +332,13 @@ impl Source {
             size - TRAILER
         } else {
             // Pages above the high-water mark were never part of it.
-            let database = Database::open(&file)?;
+            let database =
+                Database::open(&file).map_err(|error| SourceError::Damaged(error.into()))?;
             let meta = database.meta();
             meta.high_water
                 .checked_mul(u64::from(meta.page_size))
                 .filter(|&end| end <= size)
-                .ok_or("it is shorter than its own pages: truncated")?
+                .ok_or_else(|| damaged("it is shorter than its own pages: truncated"))?
         };
         Ok(Self { file, database, has_trailer })
     }

@@ -10,7 +10,7 @@ use super::content::SNAPSHOT_ROLE;
 use super::failure::{Failure, FailureKind};
 use super::vaults::storage_failure;
 use super::verify::scan_object;
-use crate::datadir::hash::{HashError, Scan, ScanOptions};
+use crate::datadir::hash::{HashError, Scan, ScanError, ScanOptions};
 use crate::datadir::inspect::{self, InspectError, Inspection};
 use crate::event::Events;
 
@@ -56,8 +56,10 @@ pub async fn path(
         .map_err(|error| not_inspected(&what, FailureKind::Error).because(error))?
         .map_err(|error| {
             let kind = match &error {
+                InspectError::Io { .. }
+                | InspectError::Hash(_)
+                | InspectError::Scan { source: ScanError::Spill(_), .. } => FailureKind::Error,
                 InspectError::Scan { .. } => FailureKind::Corrupt,
-                InspectError::Io { .. } | InspectError::Hash(_) => FailureKind::Error,
                 _ => FailureKind::Usage,
             };
             not_inspected(&what, kind).because(error).hint(

@@ -2,6 +2,8 @@
 
 use tokio::sync::watch;
 
+use super::failure::{Failure, FailureKind};
+
 /// Tells when a signal came. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Interrupt(watch::Receiver<Option<i32>>);
@@ -29,6 +31,16 @@ impl Interrupt {
         channel().1
     }
 
+    /// Does `work` unless a signal comes before it is done; dropped half-way, it must
+    /// leave nothing behind. `what` did not happen then.
+    pub async fn or<T>(&mut self, what: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
+        tokio::select! {
+            biased;
+            signal = self.signalled() => Err(stopped(what, signal)),
+            done = work => Ok(done),
+        }
+    }
+
     /// Waits for a signal and returns its number; for ever when none comes.
     pub async fn signalled(&mut self) -> i32 {
         match self.0.wait_for(Option::is_some).await {
@@ -36,5 +48,19 @@ impl Interrupt {
             // The other end is gone: no signal can come any more.
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+/// `what` did not happen because of a signal.
+pub fn stopped(what: &str, signal: i32) -> Failure {
+    Failure::new(FailureKind::Signal(signal), format!("{what}: stopped by {}", name(signal)))
+}
+
+/// A signal as people know it.
+pub fn name(signal: i32) -> &'static str {
+    match signal {
+        2 => "Ctrl-C",
+        15 => "SIGTERM",
+        _ => "a signal",
     }
 }

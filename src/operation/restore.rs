@@ -10,7 +10,9 @@ use vault::repository::{Backup, ReadOptions, Repository};
 
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, FailureKind};
+use super::interrupt::{Interrupt, stopped};
 use super::vaults::storage_failure;
+use crate::datadir::hash::ScanError;
 use crate::datadir::restore::{Expected, ExpectedHash, Options, Restore, RestoreError, Restored};
 use crate::event::Events;
 use crate::types::HexId;
@@ -76,6 +78,7 @@ pub async fn data_dir(
     source: Source<'_>,
     options: Options,
     events: &Events,
+    interrupt: &mut Interrupt,
 ) -> Result<RestoreReport, Failure> {
     let begun = std::time::Instant::now();
     let (name, expected, total) = match &source {
@@ -91,13 +94,21 @@ pub async fn data_dir(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let building = tokio::task::spawn_blocking(move || build(options, receiver, &expected));
     events.started(format!("restore {name}"), total);
-    let fed = feed(source, &what, sender, events).await;
+    let from_file = !matches!(source, Source::Backup(..));
+    // Given up, the builder's end of the channel goes, and it takes away what it made.
+    let fed = tokio::select! {
+        biased;
+        signal = interrupt.signalled() => Err(stopped(&what, signal)),
+        fed = feed(source, &what, sender, events) => fed,
+    };
     events.finished();
     let built =
         building.await.map_err(|error| Failure::new(FailureKind::Error, &what).because(error))?;
     let restored = match (built, fed) {
         // The builder's own word first: a feed that it ended has no other reason.
-        (Err(BuildError::Restore(error)), _) => return Err(restore_failure(what, error)),
+        (Err(BuildError::Restore(error)), _) => {
+            return Err(restore_failure(what, error, from_file));
+        }
         (_, Err(failure)) => return Err(failure.state("nothing was left behind")),
         (Err(BuildError::Cut), Ok(())) => {
             return Err(Failure::new(FailureKind::Error, what).detail("the stream was cut"));
@@ -191,6 +202,8 @@ async fn feed(
         Source::Backup(repository, backup, options) => {
             let Some(object) = backup.manifest.object(SNAPSHOT_ROLE) else { return Ok(()) };
             let storage = |error| storage_failure(what, error);
+            // The builder hashes what it is given and knows what to expect.
+            let options = ReadOptions { hash_plain: false, ..options };
             let mut reader = repository.open_object(object, &options).await.map_err(storage)?;
             let mut done = 0;
             while let Some(chunk) = reader.next().await.map_err(storage)? {
@@ -204,27 +217,32 @@ async fn feed(
         }
         Source::File(path) => {
             let file = std::fs::File::open(&path).map_err(|error| {
-                Failure::new(FailureKind::Error, what)
+                let kind = match error.kind() {
+                    std::io::ErrorKind::NotFound => FailureKind::Usage,
+                    _ => FailureKind::Error,
+                };
+                Failure::new(kind, what)
                     .because(error)
                     .hint("a backup is named by its id, latest or a time; a file by its path")
             })?;
-            pump(file, what, sender.clone(), events).await?;
+            pump(file, what, &sender, events).await?;
         }
-        Source::Stdin => pump(std::io::stdin(), what, sender.clone(), events).await?,
+        Source::Stdin => pump(std::io::stdin(), what, &sender, events).await?,
     }
     let _ = sender.send(Piece::End).await;
     Ok(())
 }
 
+/// Reads on a thread. That thread may hang in a pipe for ever, so it never holds the
+/// builder's channel itself.
 async fn pump(
     mut from: impl std::io::Read + Send + 'static,
     what: &str,
-    sender: mpsc::Sender<Piece>,
+    sender: &mpsc::Sender<Piece>,
     events: &Events,
 ) -> Result<(), Failure> {
-    let events = events.clone();
-    tokio::task::spawn_blocking(move || -> std::io::Result<()> {
-        let mut done = 0;
+    let (to_feed, mut from_thread) = mpsc::channel(1);
+    let reading = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
         loop {
             let mut chunk = vec![0; CHUNK];
             let mut filled = 0;
@@ -240,30 +258,41 @@ async fn pump(
                 return Ok(());
             }
             chunk.truncate(filled);
-            done += filled as u64;
-            if sender.blocking_send(Piece::Bytes(chunk.into())).is_err() {
+            if to_feed.blocking_send(Bytes::from(chunk)).is_err() {
                 return Ok(());
             }
-            events.progress(done);
         }
-    })
-    .await
-    .map_err(|error| Failure::new(FailureKind::Error, what).because(error))?
-    .map_err(|error| Failure::new(FailureKind::Error, what).because(error))
+    });
+    let mut done = 0;
+    while let Some(chunk) = from_thread.recv().await {
+        done += chunk.len() as u64;
+        if sender.send(Piece::Bytes(chunk)).await.is_err() {
+            // The builder has failed and says why; the thread may wait for ever.
+            return Ok(());
+        }
+        events.progress(done);
+    }
+    reading
+        .await
+        .map_err(|error| Failure::new(FailureKind::Error, what).because(error))?
+        .map_err(|error| Failure::new(FailureKind::Error, what).because(error))
 }
 
-fn restore_failure(what: String, error: RestoreError) -> Failure {
+fn restore_failure(what: String, error: RestoreError, from_file: bool) -> Failure {
+    let damaged = if from_file {
+        "etcdvault inspect tells more of a file; a whole snapshot ends in its SHA-256"
+    } else {
+        "other backups may be good: etcdvault verify --all; keep the damaged one"
+    };
     let (kind, hint) = match &error {
+        RestoreError::Scan(ScanError::Spill(_)) => (FailureKind::Error, None),
         RestoreError::Open(_)
         | RestoreError::Scan(_)
         | RestoreError::Size { .. }
         | RestoreError::Digest
         | RestoreError::Trailer
         | RestoreError::Damaged { .. }
-        | RestoreError::Hash { .. } => (
-            FailureKind::Corrupt,
-            Some("other backups may be good: etcdvault verify --all; keep the damaged one"),
-        ),
+        | RestoreError::Hash { .. } => (FailureKind::Corrupt, Some(damaged)),
         RestoreError::NoTrailer { .. } => (
             FailureKind::Corrupt,
             Some(
@@ -274,9 +303,38 @@ fn restore_failure(what: String, error: RestoreError) -> Failure {
         RestoreError::BumpFlags => {
             (FailureKind::Usage, Some("--bump-revision 0 alone turns both off"))
         }
+        RestoreError::Bump { .. } => {
+            (FailureKind::Usage, Some("--bump-revision takes a smaller number, or 0"))
+        }
+        RestoreError::Membership(_) => (
+            FailureKind::Usage,
+            Some(
+                "--initial-cluster m1=https://10.0.0.11:2380,m2=… names every member, --name one \
+                 of them, --initial-advertise-peer-urls its URLs there; or --all-members",
+            ),
+        ),
+        RestoreError::Occupied { .. } => (
+            FailureKind::Usage,
+            Some("nothing there was touched; name another directory, or move this one away first"),
+        ),
+        RestoreError::NoTarget
+        | RestoreError::NotADirectory { .. }
+        | RestoreError::Overlap { .. } => (FailureKind::Usage, None),
+        RestoreError::TooNew(_) => (
+            FailureKind::Usage,
+            Some("--etcd-version names the etcd that will run; take one that is new enough"),
+        ),
+        RestoreError::Busy { .. } => (
+            FailureKind::Busy,
+            Some("wait for it; if it runs nowhere, remove what it builds and try again"),
+        ),
         _ => (FailureKind::Error, None),
     };
-    let mut failure = Failure::new(kind, what).because(error).state("nothing was left behind");
+    let state = match error {
+        RestoreError::NotDurable { .. } => "the directory is complete; check the disk",
+        _ => "nothing was left behind",
+    };
+    let mut failure = Failure::new(kind, what).because(error).state(state);
     failure.hint = hint.map(str::to_owned);
     failure
 }

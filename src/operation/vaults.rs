@@ -1,5 +1,6 @@
 //! Opening the place that a vault is at, and what its errors mean for a person.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use chrono::Utc;
@@ -44,7 +45,8 @@ async fn store(place: &Place) -> Result<OpenStore, Failure> {
     match place {
         Place::Directory(path) => match LocalStore::open(path) {
             Ok(store) => Ok(OpenStore::Local(Arc::new(store))),
-            Err(error) if error.kind == ErrorKind::NotFound => {
+            // A file, and what would lie below one, is no vault either.
+            Err(error) if error.kind == ErrorKind::NotFound || is_below_a_file(path) => {
                 Err(no_vault(&path.display().to_string()))
             }
             Err(error) => {
@@ -53,6 +55,13 @@ async fn store(place: &Place) -> Result<OpenStore, Failure> {
         },
         Place::S3(config) => Ok(OpenStore::S3(Arc::new(connect(config).await?))),
     }
+}
+
+fn is_below_a_file(path: &Path) -> bool {
+    path.metadata().map_or_else(
+        |error| error.kind() == std::io::ErrorKind::NotADirectory,
+        |metadata| !metadata.is_dir(),
+    )
 }
 
 async fn connect(config: &S3Config) -> Result<S3Store, Failure> {
@@ -164,6 +173,15 @@ pub async fn init(place: &Place, encryption: EncryptionChoice) -> Result<InitRep
     };
     Repository::init(shared, options).await.map_err(|error| storage_failure(what(), error))?;
     Ok(InitReport { location, id: id.to_string(), encryption: kind, recipients, store: facts })
+}
+
+/// Bound on clearing up after others.
+const SWEEP_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Clears away what killed processes left in the store. Best effort: a role that may
+/// not do so still makes backups.
+pub async fn sweep(repository: &Repository) {
+    let _ = tokio::time::timeout(SWEEP_TIMEOUT, repository.store().sweep()).await;
 }
 
 /// The name under which the vault knows a lineage, if it does.

@@ -285,7 +285,8 @@ impl Places {
         let (Some(name), directory) = (target.file_name(), parent(target)) else { return Ok(()) };
         let Some(names) = self.names(directory)? else { return Ok(()) };
         for beside in names {
-            if beside.as_bytes().starts_with(name.as_bytes()) {
+            let rest = beside.as_bytes().strip_prefix(name.as_bytes());
+            if rest.is_some_and(|rest| rest.starts_with(STAGING.as_bytes())) {
                 // Another's work beside the target is in nobody's way.
                 match self.sweep(&directory.join(&beside), &beside) {
                     Ok(_) | Err(RestoreError::Busy { .. }) => {}

@@ -9,6 +9,7 @@ pub mod etcd;
 pub mod fill;
 pub mod port;
 pub mod process;
+pub mod proxy;
 pub mod s3;
 pub mod tls;
 

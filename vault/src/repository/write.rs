@@ -4,11 +4,13 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::spool::{Item, Queue, QueueError};
 use super::{NewObject, Repository, RepositoryError, Result, VaultEncryption, WriteOptions};
 use crate::compression::writer::{Collector, Pipeline, PipelineError, Sink, Written};
+use crate::digest::Sha256;
 use crate::layout::Role;
 use crate::manifest::{Codec, ObjectEncryption, ObjectRecord};
 use crate::store::{Key, ObjectInfo, SizeHint, Upload};
@@ -22,6 +24,19 @@ pub struct ObjectWriter {
     queue: Arc<Queue>,
     lost: Arc<Mutex<Option<QueueError>>>,
     running: Option<Running>,
+    given_up: watch::Sender<bool>,
+}
+
+/// Gives an object up from outside, even while [`ObjectWriter::finish`] waits for a
+/// store that hangs.
+#[derive(Debug, Clone)]
+pub struct Canceller(watch::Sender<bool>);
+
+impl Canceller {
+    /// Gives the object up; who waits for it gets [`RepositoryError::GivenUp`].
+    pub fn cancel(&self) {
+        self.0.send_replace(true);
+    }
 }
 
 struct Running {
@@ -95,7 +110,8 @@ impl Repository {
         let queue = Arc::new(Queue::new(options.spool.clone()));
         let lost = Arc::new(Mutex::new(None));
         let sink = QueueSink { queue: Arc::clone(&queue), lost: Arc::clone(&lost) };
-        let started = Pipeline::start(options.level, options.workers, encryptor, sink);
+        let started =
+            Pipeline::start(options.level, options.workers, options.hash_plain, encryptor, sink);
         let (pipeline, collector) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -103,9 +119,11 @@ impl Repository {
                 return Err(RepositoryError::internal(key.as_str(), error));
             }
         };
-        let uploader = tokio::spawn(run_upload(upload, Arc::clone(&queue), key.clone()));
+        let (given_up, watched) = watch::channel(false);
+        let uploading = run_upload(upload, Arc::clone(&queue), key.clone(), watched);
+        let uploader = tokio::spawn(uploading);
         let running = Some(Running { pipeline, collector, uploader });
-        Ok(ObjectWriter { key, role: object.role, encryption, queue, lost, running })
+        Ok(ObjectWriter { key, role: object.role, encryption, queue, lost, running, given_up })
     }
 }
 
@@ -113,20 +131,36 @@ async fn run_upload(
     mut upload: Box<dyn Upload>,
     queue: Arc<Queue>,
     key: Key,
+    mut given_up: watch::Receiver<bool>,
 ) -> Result<ObjectInfo> {
     let error = loop {
-        match queue.pop().await {
+        let item = tokio::select! {
+            biased;
+            () = cancelled(&mut given_up) => Ok(Item::Cancelled),
+            item = queue.pop() => item,
+        };
+        match item {
             Ok(Item::Chunk(chunk)) => {
-                if let Err(error) = upload.write(chunk).await {
+                let written = tokio::select! {
+                    biased;
+                    () = cancelled(&mut given_up) => break gone(&key),
+                    written = upload.write(chunk) => written,
+                };
+                if let Err(error) = written {
                     break RepositoryError::Store(error);
                 }
             }
             Ok(Item::End) => {
-                let finished = upload.finish().await;
+                let finished = tokio::select! {
+                    biased;
+                    // What was begun is called off by the upload's destructor.
+                    () = cancelled(&mut given_up) => Err(gone(&key)),
+                    finished = upload.finish() => finished.map_err(RepositoryError::Store),
+                };
                 queue.abandon();
-                return finished.map_err(RepositoryError::Store);
+                return finished;
             }
-            Ok(Item::Cancelled) => break RepositoryError::GivenUp { object: key.to_string() },
+            Ok(Item::Cancelled) => break gone(&key),
             Err(error) => break RepositoryError::Spool(error),
         }
     };
@@ -136,7 +170,21 @@ async fn run_upload(
     Err(error)
 }
 
+fn gone(key: &Key) -> RepositoryError {
+    RepositoryError::GivenUp { object: key.to_string() }
+}
+
+/// Waits until the object is given up, or nobody is left who wants it.
+async fn cancelled(given_up: &mut watch::Receiver<bool>) {
+    let _ = given_up.wait_for(|given_up| *given_up).await;
+}
+
 impl ObjectWriter {
+    /// What gives the object up from outside.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.given_up.clone())
+    }
+
     /// The object's key.
     pub fn key(&self) -> &Key {
         &self.key
@@ -151,7 +199,17 @@ impl ObjectWriter {
 
     /// Makes the object durable. It is not part of any backup until a manifest
     /// with its record is committed.
-    pub async fn finish(mut self) -> Result<WrittenObject> {
+    pub async fn finish(self) -> Result<WrittenObject> {
+        self.finish_as(None).await
+    }
+
+    /// The same where [`WriteOptions::hash_plain`] is off and the caller has hashed
+    /// the very bytes that it wrote. What is read back is held against this digest.
+    pub async fn finish_with(self, plain_sha256: Sha256) -> Result<WrittenObject> {
+        self.finish_as(Some(plain_sha256)).await
+    }
+
+    async fn finish_as(mut self, given: Option<Sha256>) -> Result<WrittenObject> {
         let Some(running) = self.running.take() else { return Err(self.given_up()) };
         let Running { pipeline, collector, uploader } = running;
         pipeline.finish();
@@ -168,7 +226,12 @@ impl ObjectWriter {
             let why = format!("the store took {} of {} bytes", info.size, written.stored_size);
             return Err(RepositoryError::corrupt(self.key.as_str(), why));
         }
-        Ok(WrittenObject { record: self.record(&written), spooled: self.queue.peak() })
+        // Whoever hashes wins; a writer that nobody hashed for is a mistake of ours.
+        let Some(plain_sha256) = written.plain_sha256.or(given) else {
+            return Err(RepositoryError::internal(self.key.as_str(), "nobody hashed its bytes"));
+        };
+        let record = self.record(&written, plain_sha256);
+        Ok(WrittenObject { record, spooled: self.queue.peak() })
     }
 
     /// Gives up; nothing becomes visible.
@@ -180,14 +243,14 @@ impl ObjectWriter {
         }
     }
 
-    fn record(&self, written: &Written) -> ObjectRecord {
+    fn record(&self, written: &Written, plain_sha256: Sha256) -> ObjectRecord {
         ObjectRecord {
             role: self.role.clone(),
             key: self.key.to_string(),
             stored_size: written.stored_size,
             stored_sha256: written.stored_sha256,
             plain_size: written.plain_size,
-            plain_sha256: written.plain_sha256,
+            plain_sha256,
             codec: Codec::ZstdFrames,
             encryption: self.encryption.clone(),
             frames: written.frames,
@@ -211,6 +274,7 @@ impl ObjectWriter {
         let Running { pipeline, collector, uploader } = running;
         drop(pipeline);
         self.queue.cancel();
+        self.given_up.send_replace(true);
         let error = join(collector).await.err();
         self.why(error, uploader).await
     }
