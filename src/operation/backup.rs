@@ -146,7 +146,7 @@ pub async fn backup(
                 events.warn(format!("{}: {why}", row.label()));
                 let detail =
                     format!("what it sent is no usable snapshot ({received} bytes): {why}");
-                failed.push((row.label(), Unusable { detail, etcd: None }));
+                failed.push((row.label(), Unusable { detail, etcd: None, received }));
             }
             Err(Broken::Final(failure)) => return Err(*failure),
         }
@@ -158,11 +158,13 @@ pub async fn backup(
 struct Unusable {
     detail: String,
     etcd: Option<EtcdError>,
+    /// Bytes that came before it broke.
+    received: u64,
 }
 
-impl From<EtcdError> for Unusable {
-    fn from(error: EtcdError) -> Self {
-        Self { detail: format!("{}: {}", error.act, error.detail), etcd: Some(error) }
+impl Unusable {
+    fn after(error: EtcdError, received: u64) -> Self {
+        Self { detail: format!("{}: {}", error.act, error.detail), etcd: Some(error), received }
     }
 }
 
@@ -306,7 +308,7 @@ impl Attempt<'_> {
             .or(&self.what(), client.snapshot())
             .await
             .map_err(|failure| self.ended(failure))?
-            .map_err(|error| Broken::Source(Unusable::from(error)))?;
+            .map_err(|error| Broken::Source(Unusable::after(error, 0)))?;
         let size = stream.total().map_or(SizeHint::Unknown, SizeHint::Exact);
         if let Some(total) = stream.total() {
             self.events.send(crate::event::Event::Total { total });
@@ -333,7 +335,9 @@ impl Attempt<'_> {
             let chunk = match interrupt.or(&self.what(), stream.next()).await {
                 Ok(Ok(Some(chunk))) => chunk,
                 Ok(Ok(None)) => break Ok(()),
-                Ok(Err(error)) => break Err(Broken::Source(Unusable::from(error))),
+                Ok(Err(error)) => {
+                    break Err(Broken::Source(Unusable::after(error, stream.received())));
+                }
                 Err(failure) => break Err(self.ended(failure)),
             };
             let taking = async {
@@ -434,7 +438,22 @@ fn all_failed(what: &str, repository: &Repository, failed: Vec<(String, Unusable
             }
         }
     }
+    if failed.iter().all(|(_, unusable)| unusable.received > 0) {
+        failure = failure.hint(broken_hint(&failed));
+    }
     failure.state(unchanged(repository))
+}
+
+/// Several streams that end at one size were ended by something on the way.
+fn broken_hint(failed: &[(String, Unusable)]) -> &'static str {
+    let received = || failed.iter().map(|(_, unusable)| unusable.received);
+    let (least, most) = (received().min().unwrap_or(0), received().max().unwrap_or(0));
+    if failed.len() > 1 && most - least <= most / 10 {
+        "every stream ended at about the same size: a proxy between here and the members may \
+         limit it; give the members' own addresses with --endpoints"
+    } else {
+        "the members' logs tell why: journalctl -u etcd, or crictl logs"
+    }
 }
 
 /// What is known when the stream has ended.

@@ -143,6 +143,11 @@ pub fn etcd_hint(error: &EtcdError) -> Option<String> {
              node /etc/kubernetes/pki/etcd/healthcheck-client.{crt,key}"
                 .to_owned()
         }
+        EtcdErrorKind::Broken if endpoint.is_tls() => {
+            "the member hung up; where it wants client certificates it may refuse this one: \
+             --cert and --key"
+                .to_owned()
+        }
         EtcdErrorKind::PlainPort => {
             format!("this member serves plain HTTP: --endpoints {}", endpoint.with_tls(false))
         }
