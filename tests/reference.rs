@@ -327,7 +327,7 @@ fn commands_and_flags_named_in_prose_exist() {
             checked += 1;
         }
     }
-    assert!(checked > 10, "only {checked} were found");
+    assert!(checked > 5, "only {checked} were found");
 }
 
 /// Links between the documents lead somewhere.
