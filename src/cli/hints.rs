@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::SettingError;
-use crate::etcd::client::TlsFileError;
 use crate::operation::{Failure, FailureKind};
 
 /// What a person who made this mistake most likely meant.
@@ -49,13 +48,6 @@ impl From<SettingError> for Failure {
         let mut failure = Self::new(FailureKind::Usage, error.what);
         failure.hint = error.hint;
         failure
-    }
-}
-
-impl From<TlsFileError> for Failure {
-    fn from(error: TlsFileError) -> Self {
-        Self::new(FailureKind::Key, error.to_string())
-            .hint("--cacert, --cert and --key take PEM files; a node's own need root to read")
     }
 }
 

@@ -1,7 +1,5 @@
 //! `etcdvault init`.
 
-use vault::encryption::{EncryptionChoice, WORK_FACTOR, parse_recipients};
-
 use super::args::InitArgs;
 use super::exit_code::Exit;
 use super::human::{plural, printable};
@@ -9,6 +7,7 @@ use super::output::Output;
 use super::settings;
 use crate::config::{Env, place};
 use crate::operation::vaults::{self, InitReport};
+use crate::operation::vocabulary::{EncryptionChoice, WORK_FACTOR, parse_recipients};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {

@@ -8,9 +8,9 @@ use super::human::{count, plural, printable, size};
 use super::output::Output;
 use super::settings::{open_vault, read_options};
 use crate::config::{Env, place};
-use crate::datadir::inspect::{Inspection, Trailer};
 use crate::operation::find;
 use crate::operation::inspect::{self, InspectReport};
+use crate::operation::vocabulary::{Inspection, Trailer};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {

@@ -1,7 +1,6 @@
 //! `etcdvault list` and `etcdvault show`.
 
 use chrono::Utc;
-use vault::manifest::{ObjectEncryption, ProofState};
 
 use super::args::{ListArgs, ShowArgs};
 use super::exit_code::Exit;
@@ -14,6 +13,7 @@ use crate::config::{Env, place};
 use crate::operation::Failure;
 use crate::operation::find::{self, ListReport, ListedBackup, ShowReport};
 use crate::operation::proof::Verdict;
+use crate::operation::vocabulary::{ObjectEncryption, ProofState};
 
 pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.cluster.as_deref(), env)?;

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use vault::encryption::Passphrase;
-use vault::repository::{ReadOptions, Repository, Spool, WriteOptions};
-
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
 use crate::config::keys::RawKeys;
 use crate::config::{Env, SettingError, keys, place};
+use crate::operation::vocabulary::{Passphrase, ReadOptions, Repository, Spool, WriteOptions};
 use crate::operation::{Failure, FailureKind, vaults};
 
 /// Opens the vault, unlocked with whatever key was given.

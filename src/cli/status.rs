@@ -6,9 +6,9 @@ use super::human::{count, printable, size};
 use super::output::Output;
 use super::table::{Align, Table};
 use crate::config::{Env, connection};
-use crate::etcd::Connector;
 use crate::operation::Failure;
 use crate::operation::status::{MemberRow, StatusReport, status};
+use crate::operation::vocabulary::Connector;
 
 pub(crate) async fn run(args: StatusArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let settings = connection::resolve(&args.connection.raw(), env)?;

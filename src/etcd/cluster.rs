@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::client::{
-    Alarm, ConnectionSettings, Connector, ListedMember, MemberClient, MemberStatus,
-};
+use super::client::{Alarm, Connector, ListedMember, MemberClient, MemberStatus};
 use super::error::EtcdError;
-use crate::types::{Endpoint, HexId};
+use crate::types::{ConnectionSettings, Endpoint, HexId};
 
 /// A member, or an endpoint behind which no member answered.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use crate::etcd::client::TlsFileError;
 use crate::etcd::{EtcdError, EtcdErrorKind};
 
 /// The kinds of failure; the exit code follows from the kind alone.
@@ -175,4 +176,11 @@ pub fn etcd_hint(error: &EtcdError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+impl From<TlsFileError> for Failure {
+    fn from(error: TlsFileError) -> Self {
+        Self::new(FailureKind::Key, error.to_string())
+            .hint("--cacert, --cert and --key take PEM files; a node's own need root to read")
+    }
 }
