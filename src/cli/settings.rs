@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
+use super::output::Output;
 use crate::config::keys::RawKeys;
 use crate::config::{Env, SettingError, keys, place};
 use crate::operation::vocabulary::{Passphrase, ReadOptions, Repository, Spool, WriteOptions};
@@ -13,13 +14,14 @@ pub(crate) async fn open_vault(
     vault: &VaultArgs,
     keys: Option<&KeyArgs>,
     env: &Env,
+    output: &Output,
 ) -> Result<Repository, Failure> {
     let place = place::resolve(&vault.raw(), env)?;
     let identities = match keys {
         Some(keys) => off_the_runtime(keys, env, keys::resolve).await?,
         None => None,
     };
-    vaults::open(&place, identities).await
+    output.waiting("opening the vault", vaults::open(&place, identities)).await
 }
 
 /// The passphrase, if one was given.
