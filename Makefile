@@ -42,7 +42,7 @@ lint: ## formatting, clippy, licences and sources of the dependencies
 bench: ## measure against etcdctl, etcdutl and zstd (BENCH_BYTES, BENCH_RUNS)
 	@tests/servers/deps.sh bench
 	$(CARGO) build --quiet --release --bin etcdvault
-	$(CARGO) build --quiet --release --package harness --bin etcd-fill
+	$(CARGO) build --quiet --package harness --bin etcd-fill
 	tests/bench/bench.py --bytes $(BENCH_BYTES) --runs $(BENCH_RUNS)
 
 dist: ## the release binary for glibc 2.17 and newer, in target/dist

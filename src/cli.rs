@@ -36,6 +36,11 @@ use args::{Cli, Command, RestoreCommand};
 use exit_code::Exit;
 use output::Output;
 
+/// The command line as clap knows it: for reference pages and whoever checks examples.
+pub fn command() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
 /// Runs the program with `args` (the first is its own name) and says how it ended.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();

@@ -2,6 +2,7 @@
 
 pub mod hash;
 pub mod inspect;
+pub mod layout;
 pub mod membership;
 pub mod restore;
 pub mod schema;

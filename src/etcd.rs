@@ -4,8 +4,8 @@
 pub mod client;
 pub mod cluster;
 pub mod error;
-mod handshake;
 pub mod snapshot;
+mod tls;
 pub mod v2;
 
 pub use client::{ConnectionSettings, Connector, Credentials, HashKv, MemberClient, MemberStatus};

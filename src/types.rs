@@ -168,6 +168,12 @@ impl Endpoint {
         &self.authority
     }
 
+    /// The host alone, IPv6 without brackets.
+    pub fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
     /// The same host and port with the other scheme.
     pub fn with_tls(&self, tls: bool) -> Self {
         Self { tls, authority: self.authority.clone() }

@@ -25,7 +25,7 @@ fn settings(url: &str) -> ConnectionSettings {
 
 async fn status(settings: &ConnectionSettings) -> Result<MemberStatus, EtcdError> {
     let connector = Connector::new(settings).unwrap();
-    connector.connect(&settings.endpoints[0]).await?.status().await
+    connector.open(&settings.endpoints[0]).await.map(|(_, status)| status)
 }
 
 async fn kind(settings: &ConnectionSettings) -> EtcdErrorKind {

@@ -5,8 +5,9 @@
 //! users and roles are there; authentication refuses and admits; writes go on
 //! and hashes agree afterwards; a lease of the old cluster still expires; a
 //! fresh copy starts with --force-new-cluster; a member can be added; bbolt's
-//! own check and etcdutl accept the file. Snapshots go up across versions; a
-//! newer store is refused for an older etcd.
+//! own check and etcdutl accept the file. Snapshots go up across versions, also
+//! with a log directory of their own; a newer store is refused for an older
+//! etcd; databases of every page size boot.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -17,7 +18,6 @@ use etcdvault::datadir::restore::{
 };
 use harness::etcd::{Cluster, Etcd, SERIES};
 use harness::fill::{Fill, PASSWORD};
-use vault::durable::RealFs;
 
 #[path = "common/mkdb.rs"]
 #[expect(dead_code, reason = "other tests use the rest")]
@@ -82,7 +82,7 @@ fn options(cluster: &Cluster, bump: u64) -> Options {
 }
 
 fn restore(bytes: &[u8], options: Options, expected: &Expected) -> Result<Restored, RestoreError> {
-    let mut restore = Restore::begin(&RealFs::new(), options)?;
+    let mut restore = Restore::begin(vault::durable::real(), options)?;
     for chunk in bytes.chunks(777_777) {
         restore.write(chunk)?;
     }
@@ -117,12 +117,12 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Every running member's hash at `revision`, asked with the root user.
-async fn hashes(cluster: &mut Cluster, revision: i64) -> Vec<(u32, i64, i64)> {
-    let options = root(cluster);
+/// Every member's hash at `revision`, after it has caught up.
+async fn hashes(cluster: &Cluster, options: ConnectOptions, revision: i64) -> Vec<(u32, i64, i64)> {
     let mut all = Vec::new();
     for member in cluster.members() {
         let mut client = member.client_with(options.clone()).await.expect("client");
+        client.get("ready", None).await.expect("read through the leader");
         let got = client.hash_kv(revision).await.expect("HashKV");
         let at = got.header().expect("header").revision();
         all.push((got.hash(), got.compact_version(), at));
@@ -204,7 +204,7 @@ async fn prove(taken: &Taken, series: &str, members: usize, bump: u64) {
     }
     wait_ready(&mut cluster).await;
     let started = Instant::now();
-    for found in hashes(&mut cluster, 0).await {
+    for found in hashes(&cluster, root(&cluster), 0).await {
         let compact = restored.compact_revision.unwrap_or(-1).max(0);
         assert_eq!(
             (found.0, found.1.max(0), found.2),
@@ -213,7 +213,9 @@ async fn prove(taken: &Taken, series: &str, members: usize, bump: u64) {
         );
     }
     let ids: Vec<u64> = restored.membership.members().iter().map(|member| member.id).collect();
-    let mut client = cluster.client_with(root(&cluster)).await.expect("client");
+    // One member for each client: a token may not have reached the others yet.
+    let first = &cluster.members()[0];
+    let mut client = first.client_with(root(&cluster)).await.expect("client");
     let listed = client.member_list().await.expect("members");
     assert_eq!(listed.header().expect("header").cluster_id(), restored.membership.cluster_id());
     let mut found: Vec<u64> = listed.members().iter().map(etcd_client::Member::id).collect();
@@ -223,15 +225,15 @@ async fn prove(taken: &Taken, series: &str, members: usize, bump: u64) {
     assert_eq!(count(&mut client).await, taken.keys, "{case}");
 
     // Authentication came along: the reader reads, and may not write.
-    let mut nobody = cluster.client().await.expect("client");
+    let mut nobody = first.client().await.expect("client");
     nobody.get("/registry/", None).await.expect_err("authentication is on");
     let reader = cluster.connect_options().with_user("reader", PASSWORD);
-    let mut reader = cluster.client_with(reader).await.expect("the reader's password");
+    let mut reader = first.client_with(reader).await.expect("the reader's password");
     let prefix = GetOptions::new().with_prefix().with_count_only();
     assert!(reader.get("/registry/", Some(prefix)).await.expect("read").count() > 0, "{case}");
     reader.put("/registry/x", "y", None).await.expect_err("the reader may not write");
     let wrong = cluster.connect_options().with_user("root", "wrong");
-    assert!(cluster.client_with(wrong).await.is_err(), "{case}");
+    assert!(first.client_with(wrong).await.is_err(), "{case}");
 
     if bump > 0 {
         let old = GetOptions::new().with_revision(taken.revision);
@@ -241,7 +243,7 @@ async fn prove(taken: &Taken, series: &str, members: usize, bump: u64) {
     let put = client.put("after", "the restore", None).await.expect("write");
     let revision = put.header().expect("header").revision();
     assert!(revision > restored.revision, "{case}");
-    let after = hashes(&mut cluster, revision).await;
+    let after = hashes(&cluster, root(&cluster), revision).await;
     assert!(after.iter().all(|found| found.0 == after[0].0), "{case}: {after:?}");
 
     // The lease of the old cluster goes on with its whole time.
@@ -263,9 +265,9 @@ async fn prove(taken: &Taken, series: &str, members: usize, bump: u64) {
     client.put("from", "the new member", None).await.expect("write through the new member");
     assert_eq!(client.get("after", None).await.expect("read").kvs()[0].value(), b"the restore");
     let revision = client.get("from", None).await.expect("read").kvs()[0].mod_revision();
-    let all = cluster.hashes(revision).await.expect("hashes");
+    let all = hashes(&cluster, cluster.connect_options(), revision).await;
     assert_eq!(all.len(), members + 1);
-    assert!(all.iter().all(|hash| *hash == all[0]), "{case}: {all:?}");
+    assert!(all.iter().all(|found| found.0 == all[0].0), "{case}: {all:?}");
     cluster.stop().await.expect("stop");
 
     // A fresh copy as a cluster of one, and again without the flag.
@@ -303,4 +305,96 @@ async fn on_3_6() {
 #[tokio::test]
 async fn on_3_7() {
     prove_series(SERIES[3]).await;
+}
+
+/// A cluster of one on what was restored from another version's snapshot.
+async fn boots(taken: &Taken, series: &str) {
+    let mut cluster = Cluster::builder(series).token("other").prepare().await.expect("prepare");
+    // The log on a directory of its own, as on a disk of its own.
+    let wal = cluster.root().join("disk/wal");
+    let mut wanted = options(&cluster, 500);
+    wanted.targets[0].wal_dir = Some(wal.clone());
+    wanted.target_version = Some(cluster.etcd().full_version().parse().expect("version"));
+    let restored = restore(&taken.bytes, wanted, &Expected::default()).expect("restore");
+    let names = |path: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(path).expect("list").flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    assert_eq!(names(&wal), ["0000000000000000-0000000000000000.wal"]);
+    assert_eq!(names(cluster.members()[0].data_dir()), ["member"]);
+    assert_eq!(names(&cluster.members()[0].data_dir().join("member")), ["snap"]);
+
+    let directory = cluster.members()[0].data_dir().to_path_buf();
+    cluster.member(0).set_wal_dir(Some(wal));
+    cluster.member(0).set_data_dir(directory);
+    cluster.member(0).spawn().expect("start");
+    let mut client = alone(&mut cluster).await;
+    let found = hashes(&cluster, root(&cluster), 0).await;
+    assert_eq!(found, [(restored.hash, restored.revision, restored.revision)], "{series}");
+    client.put("written", "on it", None).await.expect("write");
+    assert_eq!(count(&mut client).await, taken.keys + 1, "{series}");
+    cluster.stop().await.expect("stop");
+}
+
+#[tokio::test]
+async fn snapshots_go_up_and_not_down() {
+    for (index, series) in SERIES.iter().enumerate() {
+        if index == 1 || index == 2 {
+            continue;
+        }
+        let taken = take(series).await;
+        for (other, target) in SERIES.iter().enumerate() {
+            if other > index {
+                boots(&taken, target).await;
+            } else if other < index {
+                let directory = tempfile::tempdir().expect("temporary directory");
+                let wanted = Options {
+                    initial_cluster: "m1=http://127.0.0.1:1".into(),
+                    initial_cluster_token: "t".into(),
+                    targets: vec![Target {
+                        name: "m1".into(),
+                        data_dir: directory.path().join("etcd"),
+                        wal_dir: None,
+                        advertised_peer_urls: Vec::new(),
+                    }],
+                    target_version: Some(target.parse::<EtcdVersion>().expect("version")),
+                    ..Options::default()
+                };
+                let error = restore(&taken.bytes, wanted, &Expected::default());
+                let error = error.expect_err("a newer store");
+                assert!(matches!(error, RestoreError::TooNew(_)), "{series} on {target}: {error}");
+                let left = std::fs::read_dir(directory.path()).expect("list").count();
+                assert_eq!(left, 0, "nothing is left");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_page_size_boots() {
+    let directory = tempfile::tempdir().expect("temporary directory");
+    for (page_size, series) in
+        [("4096", "3.4"), ("16384", "3.5"), ("16384", "3.7"), ("65536", "3.6")]
+    {
+        let path = directory.path().join(page_size);
+        let _ = std::fs::remove_file(&path);
+        let args =
+            ["-page-size", page_size, "-compact-every", "100", "-large", "30", "-users", "0"];
+        mkdb::make(&path, &args);
+        let bytes = std::fs::read(&path).expect("read");
+        let mut cluster = Cluster::builder(series).prepare().await.expect("prepare");
+        let wanted = Options { skip_hash_check: true, ..options(&cluster, 1_000_000) };
+        let restored = restore(&bytes, wanted, &Expected::default()).expect("restore");
+        let data_dir = cluster.members()[0].data_dir().to_path_buf();
+        cluster.member(0).set_data_dir(data_dir);
+        cluster.start().await.expect("start");
+        let hashes = cluster.hashes(0).await.expect("hash");
+        assert_eq!(hashes, [restored.hash], "{series}, pages of {page_size}");
+        let mut client = cluster.client().await.expect("client");
+        let put = client.put("written", "on it", None).await.expect("write");
+        let revision = put.header().expect("header").revision();
+        assert_eq!(revision, restored.revision + 1, "{series}, pages of {page_size}");
+        cluster.stop().await.expect("stop");
+        assert_eq!(mkdb::check(&cluster.members()[0].database()), Ok(()), "{series}");
+    }
 }

@@ -131,7 +131,7 @@ async fn logs_of_real_servers_are_read() {
             .await
             .expect("start");
         let mut client = cluster.client().await.expect("client");
-        let value: Vec<u8> = (0..1_000_000u32).map(|n| (n * 31 >> 3) as u8).collect();
+        let value: Vec<u8> = (0..1_000_000u32).map(|n| ((n * 31) >> 3) as u8).collect();
         for number in 0..70 {
             client.put(format!("key-{number}"), value.clone(), None).await.expect("put");
         }

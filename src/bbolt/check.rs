@@ -17,6 +17,9 @@ use super::page::{
     LEAF_FLAG_BUCKET, Page, PageError, PageId, PageKind, u64_at,
 };
 
+/// First and last key of a page, `None` when it has no element.
+pub type Ends<'a> = Option<(&'a [u8], &'a [u8])>;
+
 /// How many problems are kept; the rest is counted.
 pub const MAX_PROBLEMS: usize = 100;
 
@@ -441,7 +444,7 @@ impl Checker {
             return None;
         }
         let table = HEADER_SIZE + page.len() * BRANCH_ELEMENT_SIZE;
-        let mut ends = None::<(&[u8], &[u8])>;
+        let mut ends = None;
         for index in 0..page.len() {
             let element = match page.branch(index) {
                 Ok(element) => element,
@@ -469,15 +472,13 @@ impl Checker {
             }
         }
     }
-
-    #[expect(clippy::type_complexity, reason = "a pair of keys, optional twice")]
     fn key<'a>(
         &mut self,
         page: PageId,
         index: usize,
         key: &'a [u8],
-        ends: Option<(&'a [u8], &'a [u8])>,
-    ) -> Option<Option<(&'a [u8], &'a [u8])>> {
+        ends: Ends<'a>,
+    ) -> Option<Ends<'a>> {
         match next_key(page, index, key, ends) {
             Ok(ends) => Some(ends),
             Err(problem) => {
@@ -557,11 +558,7 @@ impl Checker {
 
 /// Checks the inside of a leaf, inline pages of buckets included. Gives its
 /// first and last key, `None` when it has no element.
-#[expect(clippy::type_complexity, reason = "a pair of keys, optional")]
-pub fn check_leaf<'a>(
-    id: PageId,
-    page: &Page<'a>,
-) -> Result<Option<(&'a [u8], &'a [u8])>, Box<Problem>> {
+pub fn check_leaf<'a>(id: PageId, page: &Page<'a>) -> Result<Ends<'a>, Box<Problem>> {
     let ends = check_elements(id, page)?;
     for index in 0..page.len() {
         let Ok(element) = page.leaf(index) else { continue };
@@ -575,12 +572,7 @@ pub fn check_leaf<'a>(
     }
     Ok(ends)
 }
-
-#[expect(clippy::type_complexity, reason = "a pair of keys, optional")]
-fn check_elements<'a>(
-    id: PageId,
-    page: &Page<'a>,
-) -> Result<Option<(&'a [u8], &'a [u8])>, Box<Problem>> {
+fn check_elements<'a>(id: PageId, page: &Page<'a>) -> Result<Ends<'a>, Box<Problem>> {
     let table = HEADER_SIZE + page.len() * LEAF_ELEMENT_SIZE;
     let mut ends = None;
     for index in 0..page.len() {
@@ -615,14 +607,12 @@ fn check_bucket(value: &[u8]) -> Result<(), String> {
     let nested = (0..page.len()).any(|index| page.leaf(index).is_ok_and(|e| e.is_bucket()));
     if nested { Err("it has a bucket within".into()) } else { Ok(()) }
 }
-
-#[expect(clippy::type_complexity, reason = "a pair of keys, optional")]
 fn next_key<'a>(
     page: PageId,
     index: usize,
     key: &'a [u8],
-    ends: Option<(&'a [u8], &'a [u8])>,
-) -> Result<Option<(&'a [u8], &'a [u8])>, Box<Problem>> {
+    ends: Ends<'a>,
+) -> Result<Ends<'a>, Box<Problem>> {
     if key.is_empty() {
         return Err(Problem::EmptyKey { page, index }.into());
     }

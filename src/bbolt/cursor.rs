@@ -66,12 +66,12 @@ impl<'b, S: PageSource> Cursor<'b, S> {
 
     /// Moves to the first entry.
     pub fn first(&mut self) -> Result<Option<LeafElement<'_>>, ReadError> {
-        self.to_end(Direction::Forward)
+        self.go_to_end(Direction::Forward)
     }
 
     /// Moves to the last entry.
     pub fn last(&mut self) -> Result<Option<LeafElement<'_>>, ReadError> {
-        self.to_end(Direction::Backward)
+        self.go_to_end(Direction::Backward)
     }
 
     /// Moves to the next entry; to the first one when the cursor is new.
@@ -160,7 +160,7 @@ impl<'b, S: PageSource> Cursor<'b, S> {
         self.edge.clear();
     }
 
-    fn to_end(&mut self, direction: Direction) -> Result<Option<LeafElement<'_>>, ReadError> {
+    fn go_to_end(&mut self, direction: Direction) -> Result<Option<LeafElement<'_>>, ReadError> {
         self.reset();
         self.descend(self.root, direction)?;
         let frame = &self.frames[self.depth - 1];

@@ -9,17 +9,22 @@ use crate::config::connection::RawConnection;
 use crate::config::keys::RawKeys;
 use crate::config::place::RawPlace;
 
-/// Backs up, restores and migrates etcd clusters, and proves what it did.
+/// Backs up and restores etcd clusters, and proves what it did
 #[derive(Debug, Parser)]
 #[command(
     name = "etcdvault",
     version,
     propagate_version = true,
     max_term_width = 100,
-    after_help = "Every flag --some-thing can also be set by the variable ETCDVAULT_SOME_THING; \
-                  etcdctl's own variables (ETCDCTL_ENDPOINTS, ETCDCTL_CACERT, …) are honoured.\n\
-                  Exit codes: 0 done, 1 error, 2 usage, 3 partial or not proven, 10 no vault, \
-                  11 busy, 12 key, 20 corrupt, 30 etcd, 40 storage, 130/143 signal."
+    after_help = "A first backup:\n  \
+    etcdvault init /srv/etcd-vault --no-encryption\n  \
+    etcdvault backup --vault /srv/etcd-vault --endpoints 10.0.0.11:2379\n  \
+    etcdvault list --vault /srv/etcd-vault\n\n\
+    Settings come from flags, else from variables: a flag says which one in [env: …]. Where \
+    etcdctl has the same setting its variable is honoured too, after our own: \
+    ETCDVAULT_ENDPOINTS, then ETCDCTL_ENDPOINTS.\n\n\
+    Exit codes: 0 done, 1 error, 2 usage, 3 partial or not proven, 10 no vault, 11 busy, \
+    12 key, 20 corrupt, 30 etcd, 40 storage, 130 Ctrl-C, 143 SIGTERM."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -108,30 +113,30 @@ pub(crate) struct InitArgs {
       --key /etc/kubernetes/pki/etcd/healthcheck-client.key\n  \
     ETCDVAULT_VAULT=s3://backups/prod etcdvault backup --cluster prod --quiet")]
 pub(crate) struct BackupArgs {
-    #[command(flatten)]
-    pub(crate) vault: VaultArgs,
     /// The cluster's name in the vault [default: the name used before for this cluster
     /// id, else etcd-<id>] [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
     /// Which member gives the snapshot
-    #[arg(long, value_enum, default_value_t = StrategyArg::Follower, value_name = "WHICH")]
+    #[arg(long, value_enum, default_value_t = StrategyArg::Follower, value_name = "WHICH", env = "ETCDVAULT_ENDPOINT_STRATEGY", hide_env_values = true)]
     pub(crate) endpoint_strategy: StrategyArg,
     /// Ask only the given endpoints, not the members they know of
-    #[arg(long)]
+    #[arg(long, env = "ETCDVAULT_LOCAL_ONLY", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     pub(crate) local_only: bool,
     /// Whose HashKV is compared; a member holds its writes back while it computes
-    #[arg(long, value_enum, default_value_t = ProofArg::All, value_name = "WHO")]
+    #[arg(long, value_enum, default_value_t = ProofArg::All, value_name = "WHO", env = "ETCDVAULT_PROOF", hide_env_values = true)]
     pub(crate) proof: ProofArg,
     /// Attach a label to the backup
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
     #[command(flatten)]
-    pub(crate) write: WriteArgs,
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
     #[command(flatten)]
-    pub(crate) connection: ConnectionArgs,
+    pub(crate) write: WriteArgs,
 }
 
 /// Which member gives the snapshot.
@@ -160,11 +165,11 @@ pub(crate) enum ProofArg {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  etcdvault list --vault /srv/etcd-vault --cluster prod")]
 pub(crate) struct ListArgs {
-    #[command(flatten)]
-    pub(crate) vault: VaultArgs,
     /// Only this cluster [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
 }
 
 /// Show everything known of one backup
@@ -351,8 +356,8 @@ pub(crate) struct RestoreDataDirArgs {
     /// Version of the etcd that will run on it: a store too new for it is refused
     #[arg(long, value_name = "VERSION")]
     pub(crate) etcd_version: Option<String>,
-    /// Owner of the files: user[:group], by name or number [default: as the parent
-    /// directory for root, else yourself]
+    /// Owner of the files: user[:group], by name or number [default: as a directory that
+    /// is there already where you may give files away, else yourself]
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(crate) owner: Option<String>,
     /// Only this cluster's backups [env: ETCDVAULT_CLUSTER]
@@ -375,6 +380,7 @@ pub(crate) struct CompletionsArgs {
 
 /// Write the manual pages into a directory
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  etcdvault man /usr/local/share/man/man1")]
 pub(crate) struct ManArgs {
     /// An existing directory
     #[arg(value_name = "DIR")]
@@ -399,40 +405,40 @@ pub(crate) struct VaultArgs {
     /// A directory or s3://bucket/prefix [env: ETCDVAULT_VAULT]
     #[arg(long, value_name = "VAULT")]
     pub(crate) vault: Option<String>,
-    /// URL of a store that is not AWS
+    /// URL of a store that is not AWS [env: ETCDVAULT_S3_ENDPOINT_URL]
     #[arg(long, value_name = "URL", hide_short_help = true)]
     s3_endpoint_url: Option<String>,
-    /// Region of the bucket [default: found out]
+    /// Region of the bucket [default: found out] [env: ETCDVAULT_S3_REGION]
     #[arg(long, value_name = "REGION", hide_short_help = true)]
     s3_region: Option<String>,
-    /// Bucket in the path instead of the host name: auto, on or off
+    /// Bucket in the path instead of the host name: auto, on or off [env: ETCDVAULT_S3_PATH_STYLE]
     #[arg(long, value_name = "WHEN", hide_short_help = true)]
     s3_path_style: Option<String>,
-    /// PEM file with the only certificate authorities to trust for the store
+    /// PEM file with the only certificate authorities to trust for the store [env: ETCDVAULT_S3_CA_FILE]
     #[arg(long, value_name = "FILE", hide_short_help = true)]
     s3_ca_file: Option<String>,
-    /// Checksum of uploads: auto, crc64nvme, crc32c, sha256 or none
+    /// Checksum of uploads: auto, crc64nvme, crc32c, sha256 or none [env: ETCDVAULT_S3_CHECKSUM]
     #[arg(long, value_name = "KIND", hide_short_help = true)]
     s3_checksum: Option<String>,
-    /// Encryption by the store: none, s3, kms or kms:KEY-ID
+    /// Encryption by the store: none, s3, kms or kms:KEY-ID [env: ETCDVAULT_S3_SSE]
     #[arg(long, value_name = "KIND", hide_short_help = true)]
     s3_sse: Option<String>,
-    /// Profile of the AWS configuration files
+    /// Profile of the AWS configuration files [env: ETCDVAULT_S3_PROFILE]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     s3_profile: Option<String>,
-    /// Size of the parts of an upload in MiB
+    /// Size of the parts of an upload in MiB [env: ETCDVAULT_S3_PART_SIZE]
     #[arg(long, value_name = "MIB", hide_short_help = true)]
     s3_part_size: Option<String>,
-    /// How often a request is tried in all
+    /// How often a request is tried in all [env: ETCDVAULT_S3_ATTEMPTS]
     #[arg(long, value_name = "N", hide_short_help = true)]
     s3_attempts: Option<String>,
-    /// Seconds until a connection must stand
+    /// Seconds until a connection must stand [env: ETCDVAULT_S3_CONNECT_TIMEOUT]
     #[arg(long, value_name = "SECONDS", hide_short_help = true)]
     s3_connect_timeout: Option<String>,
-    /// Seconds of silence after which an attempt is given up
+    /// Seconds of silence after which an attempt is given up [env: ETCDVAULT_S3_READ_TIMEOUT]
     #[arg(long, value_name = "SECONDS", hide_short_help = true)]
     s3_read_timeout: Option<String>,
-    /// Seconds for one request with all of its attempts
+    /// Seconds for one request with all of its attempts [env: ETCDVAULT_S3_TOTAL_TIMEOUT]
     #[arg(long, value_name = "SECONDS", hide_short_help = true)]
     s3_total_timeout: Option<String>,
 }
@@ -496,17 +502,30 @@ impl KeyArgs {
 #[command(next_help_heading = "Writing")]
 pub(crate) struct WriteArgs {
     /// zstd level, 1 to 19
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19))]
+    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19), env = "ETCDVAULT_COMPRESSION_LEVEL", hide_env_values = true)]
     pub(crate) compression_level: i32,
     /// Threads that compress [default: one for each processor, at most 4]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), env = "ETCDVAULT_WORKERS", hide_env_values = true)]
     pub(crate) workers: Option<u16>,
     /// Where compressed output waits for a slow store, in a file without a name
     /// [default: the directory for temporary files]
-    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    #[arg(
+        long,
+        value_name = "DIR",
+        hide_short_help = true,
+        env = "ETCDVAULT_SPOOL_DIR",
+        hide_env_values = true
+    )]
     pub(crate) spool_dir: Option<PathBuf>,
     /// The most MiB that may wait there before the backup is given up
-    #[arg(long, default_value_t = 4096, value_name = "MIB", hide_short_help = true)]
+    #[arg(
+        long,
+        default_value_t = 4096,
+        value_name = "MIB",
+        hide_short_help = true,
+        env = "ETCDVAULT_SPOOL_LIMIT",
+        hide_env_values = true
+    )]
     pub(crate) spool_limit: u32,
 }
 
@@ -549,7 +568,7 @@ pub(crate) struct ConnectionArgs {
     /// etcd user; the password comes from --password-file or ETCDCTL_PASSWORD [env: ETCDCTL_USER]
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// File with the etcd user's password
+    /// File with the etcd user's password [env: ETCDVAULT_PASSWORD_FILE]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     /// Bound on connecting [default: 5s] [env: ETCDCTL_DIAL_TIMEOUT]

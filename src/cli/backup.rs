@@ -4,7 +4,7 @@ use vault::manifest::{Proof, ProofState};
 
 use super::args::{BackupArgs, ProofArg, StrategyArg};
 use super::exit_code::Exit;
-use super::human::{count, duration, plural, printable, size};
+use super::human::{count, duration, of, printable, size};
 use super::output::Output;
 use super::settings::{labels, open_vault, write_options};
 use crate::config::{Env, connection, place};
@@ -70,7 +70,7 @@ fn text(report: &BackupReport) -> String {
     let same = report.members.iter().filter(|m| m.verdict == Verdict::Same).count();
     let proof = match report.proof.state {
         ProofState::Proven => {
-            format!("proven on {same} of {}", plural(report.members.len(), "member"))
+            format!("proven on {}", of(same, report.members.len(), "member"))
         }
         ProofState::Mismatch => "DIFFERENT from what the cluster holds".to_owned(),
         ProofState::NotProven | ProofState::Unknown => "not proven".to_owned(),

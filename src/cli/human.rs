@@ -43,13 +43,27 @@ pub(crate) fn plural(number: usize, noun: &str) -> String {
     format!("{} {noun}{}", count(number as i128), if number == 1 { "" } else { "s" })
 }
 
-/// `2026-11-21 05:00` in UTC.
+/// `2 of 3 members`, `1 of 1 member`.
+pub(crate) fn of(part: usize, all: usize, noun: &str) -> String {
+    format!("{} of {}", count(part as i128), plural(all, noun))
+}
+
+/// `2026-11-21 05:00:12` in UTC.
 pub(crate) fn time_utc(time: DateTime<Utc>) -> String {
     time.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
+/// The time in UTC, and in the local zone where that is another.
+pub(crate) fn time_both(time: DateTime<Utc>) -> String {
+    let utc = format!("{} UTC", time_utc(time));
+    match time.with_timezone(&Local).offset().local_minus_utc() {
+        0 => utc,
+        _ => format!("{utc} ({} here)", time_local(time)),
+    }
+}
+
 /// The same time in the local zone, with its offset.
-pub(crate) fn time_local(time: DateTime<Utc>) -> String {
+fn time_local(time: DateTime<Utc>) -> String {
     time.with_timezone(&Local).format("%Y-%m-%d %H:%M:%S %:z").to_string()
 }
 
@@ -65,13 +79,16 @@ pub(crate) fn age(then: DateTime<Utc>, now: DateTime<Utc>) -> String {
     }
 }
 
-/// `1.9 s`, `3 min 20 s`.
+/// `41 ms`, `1.9 s`, `3 min 20 s`.
 pub(crate) fn duration(duration: std::time::Duration) -> String {
     let seconds = duration.as_secs_f64();
-    if seconds < 60.0 {
+    if seconds < 0.9995 {
+        format!("{:.0} ms", seconds * 1000.0)
+    } else if seconds < 59.95 {
         format!("{seconds:.1} s")
     } else {
-        format!("{} min {:.0} s", (seconds / 60.0) as u64, seconds % 60.0)
+        let seconds = seconds.round() as u64;
+        format!("{} min {} s", seconds / 60, seconds % 60)
     }
 }
 
@@ -96,6 +113,16 @@ mod tests {
         assert_eq!(count(480_213), "480,213");
         assert_eq!(count(-1), "-1");
         assert_eq!(count(1_000_000_000), "1,000,000,000");
+    }
+
+    #[test]
+    fn durations() {
+        let shown = |seconds| duration(std::time::Duration::from_secs_f64(seconds));
+        assert_eq!(shown(0.0414), "41 ms");
+        assert_eq!(shown(0.9996), "1.0 s");
+        assert_eq!(shown(59.96), "1 min 0 s");
+        assert_eq!(shown(119.7), "2 min 0 s");
+        assert_eq!(shown(200.0), "3 min 20 s");
     }
 
     #[test]

@@ -4,6 +4,7 @@ use vault::encryption::{EncryptionChoice, WORK_FACTOR, parse_recipients};
 
 use super::args::InitArgs;
 use super::exit_code::Exit;
+use super::human::{plural, printable};
 use super::output::Output;
 use super::settings;
 use crate::config::{Env, place};
@@ -71,15 +72,49 @@ fn text(report: &InitReport) -> String {
             );
         }
     }
-    if let Some(facts) = report.store.as_object() {
-        text.push_str("  the store:");
-        for (name, value) in facts {
-            text.push_str(&format!(" {name}={value}"));
-        }
-        text.push('\n');
+    for line in store_lines(&report.store) {
+        text.push_str(&format!("  {}\n", printable(&line)));
     }
     text.push_str("next: etcdvault backup --vault ");
     text.push_str(&super::hints::shell_word(&report.location));
     text.push('\n');
     text
+}
+
+/// What the store honours, in words; `docs/s3.md` says how it was found out.
+fn store_lines(store: &serde_json::Value) -> Vec<String> {
+    if store["kind"] == "directory" {
+        return vec!["in a directory; nothing in it is ever overwritten".to_owned()];
+    }
+    let mut lines = Vec::new();
+    let region = store["region"].as_str().unwrap_or("unknown");
+    lines.push(match store["server"].as_str() {
+        Some(server) => format!("on S3 ({server}), region {region}"),
+        None => format!("on S3, region {region}"),
+    });
+    lines.push(match (store["put_new"].as_bool(), store["complete_new"].as_bool()) {
+        (Some(true), Some(true)) => "the store refuses to overwrite".to_owned(),
+        (Some(true), _) => {
+            "the store refuses to overwrite small objects; large ones are looked for first"
+                .to_owned()
+        }
+        _ => "the store would overwrite: names are looked for first, and are unique".to_owned(),
+    });
+    lines.push(match store["checksum"].as_str() {
+        Some(kind) => format!("the store checks uploads against {kind}"),
+        None => {
+            "the store checks no uploads; the vault's own SHA-256 does, when it is read".to_owned()
+        }
+    });
+    if let Some(skew) = store["clock_skew_seconds"].as_i64().filter(|skew| skew.abs() >= 60) {
+        lines.push(format!("warning: the store's clock and this one are {} s apart", skew.abs()));
+    }
+    let left = store["left"].as_array().map_or(0, Vec::len);
+    if left > 0 {
+        lines.push(format!(
+            "{} of the probe could not be deleted, and may be at any time",
+            plural(left, "object")
+        ));
+    }
+    lines
 }

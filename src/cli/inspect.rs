@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::args::InspectArgs;
 use super::exit_code::Exit;
-use super::human::{count, printable, size};
+use super::human::{count, plural, printable, size};
 use super::output::Output;
 use super::settings::{open_vault, read_options};
 use crate::config::{Env, place};
@@ -38,103 +38,131 @@ pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result
 }
 
 fn text(report: &InspectReport) -> String {
-    let mut text = format!("{:<16}{}\n", "inspected", printable(&report.what));
+    let mut lines = Lines::default();
     let database = &report.database;
-    text.push_str(&format!(
-        "{:<16}{}\n",
-        "condition",
-        if database.sound { "sound" } else { "DAMAGED" }
-    ));
-    for problem in &database.problems {
-        text.push_str(&format!("{:<16}{}\n", "", printable(problem)));
+    lines.add("inspected", &report.what);
+    lines.add("condition", if database.sound { "sound" } else { "DAMAGED" });
+    database.problems.iter().for_each(|problem| lines.add("", problem));
+    let more = database.problem_count.saturating_sub(database.problems.len() as u64);
+    if more > 0 {
+        lines.add("", format!("and {} more", count(more)));
     }
-    text.push_str(&content_lines(database));
+    content_lines(&mut lines, database);
     if let Some(at) = &report.hash_kv_at {
-        text.push_str(&format!(
-            "{:<16}{:08x} at revision {}\n",
-            "hashkv",
-            at.hash,
-            count(at.revision)
-        ));
+        lines.add("hashkv", format!("{:08x} at revision {}", at.hash, count(at.revision)));
     }
-    text
+    lines.0
 }
 
-/// What is known of a database, a line each.
-pub(super) fn content_lines(database: &Inspection) -> String {
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        text.push_str(&format!("{name:<16}{}\n", printable(&value)));
-    };
+/// Facts, a line each: a name of at most 14 characters and what is known.
+#[derive(Default)]
+pub(super) struct Lines(pub(super) String);
+
+impl Lines {
+    /// Adds a line; foreign text is made printable.
+    pub(super) fn add(&mut self, name: &str, value: impl AsRef<str>) {
+        self.0.push_str(&format!("{name:<16}{}\n", printable(value.as_ref())));
+    }
+
+    /// Sets the next lines apart.
+    pub(super) fn gap(&mut self) {
+        self.0.push('\n');
+    }
+}
+
+/// What is known of a database.
+pub(super) fn content_lines(lines: &mut Lines, database: &Inspection) {
     let content = &database.content;
-    line(
+    lines.add(
         "database",
         format!(
-            "{} in pages of {}, {:.0} % free",
+            "{}, {:.0} % free, in pages of {} bytes",
             size(database.size),
-            size(u64::from(database.page_size)),
-            100.0 * database.fragmentation
+            100.0 * database.fragmentation,
+            count(database.page_size)
         ),
     );
-    line(
+    lines.add(
         "trailer",
         match database.trailer {
             Trailer::Absent => "none: a database, not a snapshot",
-            Trailer::Right => "right",
-            Trailer::Wrong => "WRONG",
+            Trailer::Right => "the SHA-256 at the end is right",
+            Trailer::Wrong => "the SHA-256 at the end is WRONG",
             Trailer::Unchecked => "not checked",
-        }
-        .to_owned(),
+        },
     );
     let compacted = match database.compact_revision {
         Some(revision) if database.compaction_unfinished => {
-            format!(", compaction to {} unfinished", count(revision))
+            format!(", compaction at {} unfinished", count(revision))
         }
         Some(revision) => format!(", compacted at {}", count(revision)),
         None => String::new(),
     };
-    line("revision", format!("{}{compacted}", count(database.revision)));
+    lines.add("revision", format!("{}{compacted}", count(database.revision)));
     if let Some(hash) = database.hash_kv {
-        line("hashkv", format!("{hash:08x}"));
+        lines.add("hashkv", format!("{hash:08x} ({hash} in etcdctl)"));
     }
     if let Some(hash) = database.status_hash {
-        line("status hash", format!("{hash:08x} (etcdutl snapshot status)"));
+        lines.add("status hash", format!("{hash:08x} in etcdutl snapshot status"));
     }
-    line(
+    lines.add(
         "keys",
         format!(
-            "{} in {} records, {} of them deletions",
+            "{}, in {} of which {}",
             count(database.keys),
-            count(database.records),
-            count(database.tombstones)
+            plural_of(database.records, "record"),
+            match database.tombstones {
+                1 => "1 is a deletion".to_owned(),
+                deletions => format!("{} are deletions", count(deletions)),
+            }
         ),
     );
-    line("leases", count(content.leases));
+    lines.add("leases", count(content.leases));
     let enabled = if content.auth_enabled { "on" } else { "off" };
-    line(
+    lines.add(
         "users, roles",
-        format!("{}, {}; authentication {enabled}", count(content.users), count(content.roles)),
+        format!("{}, {}; authentication is {enabled}", count(content.users), count(content.roles)),
     );
-    let version =
-        content.storage_version.as_ref().map(|version| format!("storage {version}")).or_else(
-            || content.cluster_version.as_ref().map(|version| format!("cluster {version}")),
-        );
-    line("version", version.unwrap_or_else(|| "not recorded".to_owned()));
+    let version = match (&content.storage_version, &content.cluster_version) {
+        (Some(storage), Some(cluster)) => format!("storage {storage}, cluster {cluster}"),
+        (Some(storage), None) => format!("storage {storage}"),
+        (None, Some(cluster)) => format!("cluster {cluster}"),
+        (None, None) => "not recorded".to_owned(),
+    };
+    lines.add("version", version);
     if let Some(index) = content.consistent_index {
         let term = content.term.map_or_else(|| "not stored".to_owned(), |term| term.to_string());
-        line("raft", format!("index {}, term {term}", count(index)));
+        lines.add("raft", format!("index {}, term {term}", count(index)));
     }
-    for member in &content.members {
-        line("member", format!("{:x} {} {}", member.id, member.name, member.peer_urls.join(",")));
+    let mut members: Vec<_> = content.members.iter().collect();
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    for (i, member) in members.into_iter().enumerate() {
+        let urls = member.peer_urls.join(", ");
+        let name = if i == 0 { "members" } else { "" };
+        lines.add(name, format!("{}  {:<16x}  {urls}", member.name, member.id));
     }
     for alarm in &content.alarms {
-        line("ALARM", format!("{alarm:?}"));
+        lines.add("ALARM", format!("{alarm:?}"));
     }
+    let mut empty = Vec::new();
+    let mut first = true;
     for bucket in &database.buckets {
-        line(
-            "bucket",
-            format!("{}: {} entries, {}", bucket.name, count(bucket.entries), size(bucket.bytes)),
-        );
+        if bucket.entries == 0 {
+            empty.push(bucket.name.as_str());
+            continue;
+        }
+        let name = if std::mem::take(&mut first) { "buckets" } else { "" };
+        let entries = match bucket.entries {
+            1 => "1 entry".to_owned(),
+            entries => format!("{} entries", count(entries)),
+        };
+        lines.add(name, format!("{:<16}{:>9} in {entries}", bucket.name, size(bucket.bytes)));
     }
-    text
+    if !empty.is_empty() {
+        lines.add("", format!("empty: {}", empty.join(", ")));
+    }
+}
+
+fn plural_of(number: u64, noun: &str) -> String {
+    plural(usize::try_from(number).unwrap_or(usize::MAX), noun)
 }

@@ -5,13 +5,15 @@ use vault::manifest::{ObjectEncryption, Proof, ProofState};
 
 use super::args::{ListArgs, ShowArgs};
 use super::exit_code::Exit;
-use super::human::{age, count, printable, size, time_local, time_utc};
+use super::human::{age, count, of, printable, size, time_both, time_utc};
+use super::inspect::{Lines, content_lines};
 use super::output::Output;
 use super::settings::open_vault;
 use super::table::{Align, Table};
 use crate::config::{Env, place};
 use crate::operation::Failure;
 use crate::operation::find::{self, ListReport, ListedBackup, ShowReport};
+use crate::operation::proof::Verdict;
 
 pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
@@ -59,7 +61,7 @@ fn table(report: &ListReport, width: Option<usize>) -> String {
 fn proof(backup: &ListedBackup) -> String {
     let (same, asked) = backup.agreed;
     match backup.proof.state {
-        ProofState::Proven => format!("{same} of {asked} members"),
+        ProofState::Proven => of(same, asked, "member"),
         ProofState::NotProven => "no".to_owned(),
         ProofState::Mismatch => "DIFFERENT".to_owned(),
         ProofState::Unknown => "unknown".to_owned(),
@@ -77,96 +79,79 @@ pub(crate) async fn show(args: ShowArgs, output: &Output, env: &Env) -> Result<E
 
 fn details(report: &ShowReport) -> String {
     let backup = &report.backup;
-    let mut text = String::new();
-    let mut line = |name: &str, value: String| {
-        text.push_str(&format!("{name:<16}{}\n", printable(&value)));
-    };
-    line("backup", backup.id.clone());
-    line("kind", backup.kind.clone());
-    line("cluster", format!("{} (lineage {})", backup.cluster, backup.lineage));
-    line("taken", format!("{} UTC, {} local", time_utc(backup.taken), time_local(backup.taken)));
-    line("revision", count(backup.revision));
-    line("proof", describe(&backup.proof, backup.agreed));
-    for reason in &backup.proof.reasons {
-        line("", reason.clone());
+    let mut lines = Lines::default();
+    lines.add("backup", &backup.id);
+    lines.add("cluster", format!("{}, lineage {}", backup.cluster, backup.lineage));
+    lines.add("taken", time_both(backup.taken));
+    if let Ok(content) = &report.content {
+        let origin = &content.origin;
+        let mut from = match &origin.member {
+            Some(member) => format!("{member} at {}", origin.place),
+            None => origin.place.clone(),
+        };
+        if let Some(version) = &origin.etcd_version {
+            from.push_str(&format!(", etcd {version}"));
+        }
+        lines.add("from", from);
     }
-    line("written by", format!("{} {}", report.tool.name, report.tool.version));
-    line("manifest", report.manifest.clone());
-    for (name, value) in &backup.labels {
-        line("label", format!("{name}={value}"));
-    }
-    for object in &report.objects {
-        line("object", object.key.clone());
-        line("", format!("{} plain, {} stored", size(object.plain_size), size(object.stored_size)));
-        line("  plain sha256", object.plain_sha256.to_string());
-        line("  stored sha256", object.stored_sha256.to_string());
-        line(
-            "  encryption",
-            match &object.encryption {
-                ObjectEncryption::None => "none".to_owned(),
-                ObjectEncryption::AgePassphrase => "age, passphrase".to_owned(),
-                ObjectEncryption::AgeRecipients { recipients } => {
-                    format!("age, {}", recipients.join(", "))
-                }
-            },
-        );
-    }
+    lines.add("proof", describe(&backup.proof, backup.agreed));
+    backup.proof.reasons.iter().for_each(|reason| lines.add("", reason));
     match &report.content {
         Ok(content) => {
-            let origin = &content.origin;
-            line(
-                "from",
-                match &origin.member {
-                    Some(member) => format!("{member} at {}", origin.place),
-                    None => origin.place.clone(),
-                },
-            );
-            if let Some(version) = &origin.etcd_version {
-                line("etcd", version.clone());
-            }
-            if let Some(stored) = content.hash_kv {
-                line(
-                    "hashkv",
-                    format!(
-                        "{:08x} at revision {}, compacted at {}",
-                        stored.hash,
-                        count(stored.revision),
-                        count(stored.compact_revision)
-                    ),
-                );
-            }
             for member in &content.members {
                 let verdict = match member.verdict {
-                    crate::operation::proof::Verdict::Same => "the same".to_owned(),
-                    crate::operation::proof::Verdict::Different => "DIFFERENT".to_owned(),
-                    crate::operation::proof::Verdict::Unknown => {
-                        format!("not compared: {}", member.reason.as_deref().unwrap_or("unknown"))
-                    }
+                    Verdict::Same => "the same",
+                    Verdict::Different => "DIFFERENT",
+                    Verdict::Unknown => "not compared",
                 };
-                line(
-                    "  member",
-                    format!("{} {verdict} ({} ms)", member.member, member.milliseconds),
-                );
+                lines.add("", format!("{}  {verdict}, {} ms", member.member, member.milliseconds));
             }
-            text.push_str(&super::inspect::content_lines(&content.database));
+            label_lines(&mut lines, report);
+            lines.gap();
+            content_lines(&mut lines, &content.database);
         }
-        Err(error) => line("content", error.clone()),
+        Err(error) => {
+            label_lines(&mut lines, report);
+            lines.add("content", error);
+        }
     }
+    for object in &report.objects {
+        lines.gap();
+        lines.add("object", &object.key);
+        lines
+            .add("  plain", format!("{}, sha256 {}", size(object.plain_size), object.plain_sha256));
+        lines.add(
+            "  stored",
+            format!("{}, sha256 {}", size(object.stored_size), object.stored_sha256),
+        );
+        match &object.encryption {
+            ObjectEncryption::None => lines.add("  encrypted", "no"),
+            ObjectEncryption::AgePassphrase => lines.add("  encrypted", "to a passphrase"),
+            ObjectEncryption::AgeRecipients { recipients } => {
+                for (i, recipient) in recipients.iter().enumerate() {
+                    lines.add(if i == 0 { "  encrypted to" } else { "" }, recipient);
+                }
+            }
+        }
+    }
+    lines.add("manifest", &report.manifest);
+    lines.add("written by", format!("{} {}", report.tool.name, report.tool.version));
     for receipt in &report.receipts {
-        text.push_str(&format!(
-            "{:<16}{} UTC  {}  {}\n",
-            "verified",
-            time_utc(receipt.time),
-            receipt.level,
-            if receipt.body["ok"] == true { "good" } else { "DAMAGED" }
-        ));
+        let verdict = if receipt.body["ok"] == true { "good" } else { "DAMAGED" };
+        lines.add("verified", format!("{}  {}  {verdict}", time_both(receipt.time), receipt.level));
     }
-    text
+    lines.0
+}
+
+fn label_lines(lines: &mut Lines, report: &ShowReport) {
+    for (i, (name, value)) in report.backup.labels.iter().enumerate() {
+        lines.add(if i == 0 { "labels" } else { "" }, format!("{name}={value}"));
+    }
 }
 
 fn describe(proof: &Proof, (same, asked): (usize, usize)) -> String {
     match proof.state {
-        ProofState::Proven => format!("proven on {same} of {asked} members"),
+        ProofState::Proven => format!("proven on {}", of(same, asked, "member")),
         ProofState::NotProven => "not proven".to_owned(),
         ProofState::Mismatch => "DIFFERENT from what the cluster held".to_owned(),
         ProofState::Unknown => "unknown".to_owned(),

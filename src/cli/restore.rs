@@ -8,6 +8,7 @@ use super::exit_code::Exit;
 use super::human::{count, duration, printable, size};
 use super::output::Output;
 use super::settings::{open_vault, read_options};
+use super::table::{Align, Table};
 use crate::config::{Env, owner, place};
 use crate::datadir::restore::{Options, Target};
 use crate::operation::find;
@@ -138,51 +139,59 @@ fn random_token() -> String {
 }
 
 fn text(report: &RestoreReport) -> String {
-    let mut text = String::new();
-    for member in &report.members {
-        text.push_str(&format!(
-            "{}  member {} ({})  {}\n",
-            printable(&member.data_dir.display().to_string()),
-            printable(&member.name),
-            member.member_id,
-            size(report.database_size),
-        ));
-    }
+    let raised = if report.revision == report.snapshot_revision {
+        String::new()
+    } else {
+        format!(" (raised from {})", count(report.snapshot_revision))
+    };
     let compacted = match report.compact_revision {
-        Some(revision) if revision == report.revision => ", everything below compacted",
+        Some(revision) if revision == report.revision => ", all before it compacted",
         _ => "",
     };
-    text.push_str(&format!(
-        "restored {}: revision {}{}{compacted}, {} keys, {}\n",
+    let mut text = format!(
+        "restored {}: revision {}{raised}{compacted}  {} keys  {}  {}\n",
         printable(&report.source),
         count(report.revision),
-        if report.revision == report.snapshot_revision {
-            String::new()
-        } else {
-            format!(" (bumped from {})", count(report.snapshot_revision))
-        },
         count(report.keys),
+        size(report.database_size),
         duration(std::time::Duration::from_secs_f64(report.seconds)),
-    ));
+    );
+    let mut table = Table::new(&[
+        ("MEMBER", Align::Left, 0),
+        ("ID", Align::Left, 0),
+        ("DATA DIRECTORY", Align::Left, 0),
+        ("LOG", Align::Left, 0),
+    ]);
+    for member in &report.members {
+        let shown = |path: &Path| printable(&path.display().to_string());
+        table.row(vec![
+            printable(&member.name),
+            member.member_id.to_string(),
+            shown(&member.data_dir),
+            member.wal_dir.as_deref().map_or_else(|| "inside".to_owned(), shown),
+        ]);
+    }
+    text.push_str(&table.render(None));
     text.push_str(&format!(
-        "every member will answer HashKV {:08x} ({}) before its first write\n",
+        "before its first write every member answers HashKV {:08x} (etcdctl shows {})\n",
         report.hash_kv, report.hash_kv
     ));
     text
 }
 
 fn next(args: &RestoreDataDirArgs, report: &RestoreReport) -> String {
-    let members = args.initial_cluster.split(',').count();
-    if !args.all_members && members > 1 && args.initial_cluster_token.is_none() {
+    let token = printable(&report.cluster_token);
+    if !args.all_members
+        && args.initial_cluster.contains(',')
+        && args.initial_cluster_token.is_none()
+    {
         return format!(
-            "next: build the other members with the same token: --initial-cluster-token {}",
-            report.cluster_token
+            "next: build the other members with the same token: --initial-cluster-token {token}"
         );
     }
     format!(
-        "next: start etcd with --initial-cluster {} --initial-cluster-token {}, every old member \
-         and every kube-apiserver being stopped",
+        "next: stop every old member and every kube-apiserver; then start etcd with \
+         --initial-cluster {} --initial-cluster-token {token}",
         printable(&args.initial_cluster),
-        printable(&report.cluster_token)
     )
 }

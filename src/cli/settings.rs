@@ -50,12 +50,13 @@ pub(crate) fn write_options(args: &WriteArgs) -> WriteOptions {
             directory: args.spool_dir.clone().unwrap_or_else(std::env::temp_dir),
             limit: u64::from(args.spool_limit) << 20,
         }),
+        ..WriteOptions::default()
     }
 }
 
 /// How objects are read.
 pub(crate) fn read_options() -> ReadOptions {
-    ReadOptions { workers: default_workers() }
+    ReadOptions { workers: default_workers(), ..ReadOptions::default() }
 }
 
 /// A control-plane node has other things to do.

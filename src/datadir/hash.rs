@@ -24,6 +24,3 @@ pub use scan::{BucketStats, HashError, Scan, ScanProblem};
 pub use stream::{ScanError, ScanOptions, StreamScan};
 pub use trailer::{Digests, TrailerHasher};
 pub use two_pass::{TwoPassError, two_pass};
-
-#[cfg(test)]
-mod tests;

@@ -23,6 +23,7 @@ pub mod version;
 use std::cell::RefCell;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use self::change::Bump;
 pub use self::error::RestoreError;
@@ -154,7 +155,7 @@ pub struct Restored {
 
 /// A restore in progress. Dropped before [`Restore::finish`] has returned, it
 /// takes away all that it made.
-pub struct Restore<'f> {
+pub struct Restore {
     options: Options,
     membership: Membership,
     members: Vec<Member>,
@@ -165,25 +166,25 @@ pub struct Restore<'f> {
     failed: bool,
     // In this order: files are closed before their directories go.
     databases: Vec<Box<dyn File>>,
-    places: Places<'f>,
+    places: Places,
 }
 
-impl std::fmt::Debug for Restore<'_> {
+impl std::fmt::Debug for Restore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Restore").field("written", &self.written).finish_non_exhaustive()
     }
 }
 
-impl<'f> Restore<'f> {
+impl Restore {
     /// Checks everything that can be known before the first byte, and makes the
     /// directories to build in.
-    pub fn begin(fs: &'f dyn FileSystem, options: Options) -> Result<Self, RestoreError> {
+    pub fn begin(fs: Arc<dyn FileSystem>, options: Options) -> Result<Self, RestoreError> {
         Self::begin_as(fs, options, Tag::of_this_process().map_err(RestoreError::Process)?)
     }
 
     /// As a process of this tag.
     fn begin_as(
-        fs: &'f dyn FileSystem,
+        fs: Arc<dyn FileSystem>,
         mut options: Options,
         tag: Tag,
     ) -> Result<Self, RestoreError> {

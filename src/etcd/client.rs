@@ -1,7 +1,6 @@
 //! One member: connection, status, hashes.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use etcd_client::{Client, ConnectOptions};
@@ -9,7 +8,7 @@ use serde::Serialize;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 use super::error::{EtcdError, EtcdErrorKind};
-use super::handshake::{self, Pem};
+use super::tls::Handshake;
 use crate::types::{Endpoint, HexId, Revision, Secret, Version};
 
 /// Name and password of an etcd user.
@@ -44,7 +43,8 @@ pub struct ConnectionSettings {
 #[derive(Clone)]
 pub struct Connector {
     tls: ClientTlsConfig,
-    pem: Option<Arc<Pem>>,
+    /// For finding out why a connection was dropped; not with the system's roots.
+    handshake: Option<Handshake>,
     credentials: Option<Credentials>,
     dial_timeout: Duration,
     command_timeout: Duration,
@@ -73,21 +73,22 @@ impl Connector {
     /// Reads the certificate files of `settings`.
     pub fn new(settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
         let mut tls = ClientTlsConfig::new();
-        let mut identity = None;
-        let ca = match &settings.ca_file {
-            Some(path) => Some(read_pem("CA file", path, "CERTIFICATE")?),
-            None => None,
-        };
-        tls = match &ca {
-            Some(pem) => tls.ca_certificate(Certificate::from_pem(pem)),
+        let mut ca = None;
+        tls = match &settings.ca_file {
+            Some(path) => {
+                let pem = read_pem("CA file", path, "CERTIFICATE")?;
+                ca = Some((path, pem.clone()));
+                tls.ca_certificate(Certificate::from_pem(pem))
+            }
             None => tls.with_native_roots(),
         };
+        let mut identity = None;
         match (&settings.cert_file, &settings.key_file) {
             (Some(cert), Some(key)) => {
-                let cert = read_pem("client certificate", cert, "CERTIFICATE")?;
+                let chain = read_pem("client certificate", cert, "CERTIFICATE")?;
                 let key = read_pem("client key", key, "PRIVATE KEY")?;
-                tls = tls.identity(Identity::from_pem(&cert, &key));
-                identity = Some((cert, key));
+                tls = tls.identity(Identity::from_pem(&chain, &key));
+                identity = Some((chain, key));
             }
             (None, None) => {}
             (Some(path), None) => {
@@ -105,13 +106,48 @@ impl Connector {
                 });
             }
         }
+        let handshake = match &ca {
+            Some((path, ca)) => {
+                let identity = identity.as_ref().map(|(chain, key)| (&chain[..], &key[..]));
+                let handshake = Handshake::new(ca, identity).map_err(|error| TlsFileError {
+                    what: "certificates and key with the CA",
+                    path: (*path).clone(),
+                    why: error.to_string(),
+                })?;
+                Some(handshake)
+            }
+            None => None,
+        };
         Ok(Self {
             tls,
-            pem: ca.map(|ca| Arc::new(Pem { ca, identity })),
+            handshake,
             credentials: settings.credentials.clone(),
             dial_timeout: settings.dial_timeout,
             command_timeout: settings.command_timeout,
         })
+    }
+
+    /// Connects and reads the status: only then is it certain that the member takes
+    /// us.
+    pub async fn open(
+        &self,
+        endpoint: &Endpoint,
+    ) -> Result<(MemberClient, MemberStatus), EtcdError> {
+        let opening = async {
+            let mut client = self.connect(endpoint).await?;
+            let status = client.status().await?;
+            Ok::<_, EtcdError>((client, status))
+        };
+        match opening.await {
+            Err(error) if error.kind == EtcdErrorKind::Broken && endpoint.is_tls() => {
+                let Some(handshake) = &self.handshake else { return Err(error) };
+                match handshake.refusal(endpoint, self.dial_timeout).await {
+                    Some((kind, detail)) => Err(EtcdError::new(kind, endpoint, "connect", detail)),
+                    None => Err(error),
+                }
+            }
+            other => other,
+        }
     }
 
     /// Connects to the member at `endpoint`, and logs in where a user is set.
@@ -148,7 +184,6 @@ impl Connector {
             endpoint: endpoint.clone(),
             client,
             channel,
-            pem: self.pem.clone(),
             command_timeout: self.command_timeout,
             tls: endpoint.is_tls(),
         })
@@ -279,7 +314,6 @@ pub struct MemberClient {
     endpoint: Endpoint,
     pub(super) client: Client,
     pub(super) channel: Channel,
-    pem: Option<Arc<Pem>>,
     command_timeout: Duration,
     tls: bool,
 }
@@ -303,13 +337,8 @@ impl MemberClient {
 
     /// What it says of itself.
     pub async fn status(&mut self) -> Result<MemberStatus, EtcdError> {
-        const ACT: &str = "read its status";
         let mut client = self.client.clone();
-        let status = match self.call(ACT, async move { client.status().await }).await {
-            Ok(status) => status,
-            // The first call over a connection: this is where a refused certificate shows.
-            Err(error) => return Err(self.refusal(ACT, &error).await.unwrap_or(error)),
-        };
+        let status = self.call("read its status", async move { client.status().await }).await?;
         let header = status.header();
         let non_empty = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Ok(MemberStatus {
@@ -332,19 +361,6 @@ impl MemberClient {
                 .filter(|info| info.enabled())
                 .map(|info| info.target_version().to_owned()),
         })
-    }
-
-    /// What a broken connection was about, when that can be found out.
-    async fn refusal(&self, act: &'static str, error: &EtcdError) -> Option<EtcdError> {
-        if !self.tls || error.kind != EtcdErrorKind::Broken {
-            return None;
-        }
-        let (endpoint, bound) = (self.endpoint.clone(), self.command_timeout);
-        let pem = Arc::clone(self.pem.as_ref()?);
-        tokio::task::spawn_blocking(move || handshake::refusal(&endpoint, &pem, bound, act))
-            .await
-            .ok()
-            .flatten()
     }
 
     /// Its HashKV at `revision`, 0 for the present one. The member does not write

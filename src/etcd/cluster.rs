@@ -149,12 +149,7 @@ async fn ask(
     connector: &Connector,
     endpoint: &Endpoint,
 ) -> (Endpoint, Result<(MemberClient, MemberStatus), EtcdError>) {
-    let answer = async {
-        let mut client = connector.connect(endpoint).await?;
-        let status = client.status().await?;
-        Ok((client, status))
-    };
-    (endpoint.clone(), answer.await)
+    (endpoint.clone(), connector.open(endpoint).await)
 }
 
 async fn ask_listed(connector: &Connector, member: ListedMember) -> (HexId, Row) {

@@ -139,11 +139,6 @@ impl EtcdError {
         Self::from_chain(endpoint, act, error, EtcdErrorKind::Unreachable)
     }
 
-    /// Reads the kind out of an error below the client library.
-    pub(super) fn from_io(endpoint: &Endpoint, act: &'static str, error: &std::io::Error) -> Self {
-        Self::from_chain(endpoint, act, error, EtcdErrorKind::Broken)
-    }
-
     fn from_chain(
         endpoint: &Endpoint,
         act: &'static str,
@@ -152,6 +147,7 @@ impl EtcdError {
     ) -> Self {
         let mut kind = None;
         let mut detail = String::new();
+        let mut of_system = None;
         let mut next = Some(error);
         // Bounded: a chain of causes that long would be a bug of a library.
         for _ in 0..16 {
@@ -162,6 +158,9 @@ impl EtcdError {
                 let separator = if detail.is_empty() { "" } else { ": " };
                 let _ = write!(detail, "{separator}{text}");
             }
+            let system =
+                cause.downcast_ref::<std::io::Error>().filter(|e| e.raw_os_error().is_some());
+            of_system = of_system.or_else(|| system.map(plain));
             // An io::Error shows the error it wraps, but its source skips it.
             next = match cause.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref) {
                 Some(inner) => Some(inner),
@@ -169,12 +168,28 @@ impl EtcdError {
             };
         }
         let kind = kind.unwrap_or(otherwise);
+        // What the system says is all there is to know; the layers above only repeat it.
+        let detail = of_system.unwrap_or(detail);
         let detail = match kind {
             EtcdErrorKind::TlsPort => format!("the port does not speak plain HTTP/2 ({detail})"),
             EtcdErrorKind::PlainPort => format!("the port does not speak TLS ({detail})"),
             _ => detail,
         };
         Self::new(kind, endpoint, act, detail)
+    }
+}
+
+/// `connection refused`: an error of the system without its number.
+fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+}
+
+/// The kind of an error of a socket or of the TLS above it, when it shows one.
+pub(super) fn kind_of_io(error: &std::io::Error) -> Option<EtcdErrorKind> {
+    match error.get_ref() {
+        Some(inner) => kind_of_cause(inner).or_else(|| kind_of_cause(error)),
+        None => kind_of_cause(error),
     }
 }
 

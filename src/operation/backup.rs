@@ -320,8 +320,10 @@ impl Attempt<'_> {
             name: content::SNAPSHOT_NAME.to_owned(),
             plain_size: size,
         };
+        // The scan hashes every byte anyway, for the member's own checksum.
+        let how = WriteOptions { hash_plain: false, ..self.options.write.clone() };
         let mut writer = interrupt
-            .or(&self.what(), self.repository.create_object(object, &self.options.write))
+            .or(&self.what(), self.repository.create_object(object, &how))
             .await
             .map_err(|failure| self.ended(failure))?
             .map_err(|error| self.storage(error))?;
@@ -481,8 +483,11 @@ async fn finish(
         let members = proof::ask(&view.rows, source, &scan, options.proof, events).await;
         (members, v2_keys(view).await)
     };
+    let digests = scan.digests.as_ref().ok_or_else(|| {
+        Failure::new(FailureKind::Error, what.clone()).detail("the snapshot was not hashed")
+    })?;
     let canceller = writer.canceller();
-    let mut writing = std::pin::pin!(writer.finish());
+    let mut writing = std::pin::pin!(writer.finish_with(vault::digest::Sha256(digests.whole)));
     let both = async { tokio::join!(proving, &mut writing) };
     let ((members, v2), written) = match interrupt.or(&what, both).await {
         Ok(both) => both,

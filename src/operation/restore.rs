@@ -181,8 +181,8 @@ fn build(
     mut pieces: mpsc::Receiver<Piece>,
     expected: &Expected,
 ) -> Result<Restored, BuildError> {
-    let disk = vault::durable::real();
-    let mut restore = Restore::begin(&*disk, options).map_err(BuildError::Restore)?;
+    let mut restore =
+        Restore::begin(vault::durable::real(), options).map_err(BuildError::Restore)?;
     loop {
         match pieces.blocking_recv() {
             Some(Piece::Bytes(bytes)) => restore.write(&bytes).map_err(BuildError::Restore)?,
@@ -202,6 +202,8 @@ async fn feed(
         Source::Backup(repository, backup, options) => {
             let Some(object) = backup.manifest.object(SNAPSHOT_ROLE) else { return Ok(()) };
             let storage = |error| storage_failure(what, error);
+            // The builder hashes what it is given and knows what to expect.
+            let options = ReadOptions { hash_plain: false, ..options };
             let mut reader = repository.open_object(object, &options).await.map_err(storage)?;
             let mut done = 0;
             while let Some(chunk) = reader.next().await.map_err(storage)? {
@@ -313,7 +315,7 @@ fn restore_failure(what: String, error: RestoreError, from_file: bool) -> Failur
         ),
         RestoreError::Occupied { .. } => (
             FailureKind::Usage,
-            Some("name a directory that is empty or not there yet; nothing is overwritten"),
+            Some("nothing there was touched; name another directory, or move this one away first"),
         ),
         RestoreError::NoTarget
         | RestoreError::NotADirectory { .. }

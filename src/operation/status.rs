@@ -70,7 +70,11 @@ impl StatusReport {
     /// One sentence: does the cluster work, and for how much longer.
     pub fn summary(&self) -> String {
         let Self { voters_answering: up, voters, quorum, .. } = *self;
-        let counted = format!("{up} of {voters} members answer");
+        let counted = if voters == 1 {
+            format!("{up} of 1 member answers")
+        } else {
+            format!("{up} of {voters} members answer")
+        };
         if !self.has_leader {
             return format!(
                 "{counted}; no leader: reads and writes wait until {quorum} members answer."
@@ -173,6 +177,14 @@ fn advice(members: &[MemberRow], has_leader: bool, list_known: bool) -> Vec<Advi
         say(
             "the member list could not be read: there may be more members".to_owned(),
             "it needs a leader, and the root role where authentication is enabled",
+        );
+    }
+    // Without a leader the first advice says it already.
+    for member in members.iter().filter(|m| has_leader && m.status.is_none()) {
+        say(
+            format!("{} does not answer", label(member)),
+            "look whether etcd runs there and what its log says: journalctl -u etcd, or crictl ps \
+             -a --name etcd; started again, it catches up by itself",
         );
     }
     for member in members {

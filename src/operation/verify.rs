@@ -171,7 +171,9 @@ pub(super) async fn scan_object(
     options: &ReadOptions,
     events: &Events,
 ) -> Result<Result<Scan, ScanError>, RepositoryError> {
-    let mut reader = repository.open_object(object, options).await?;
+    // The scan hashes every byte anyway, for etcd's own checksum.
+    let options = ReadOptions { hash_plain: false, ..options.clone() };
+    let mut reader = repository.open_object(object, &options).await?;
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<bytes::Bytes>(2);
     let scanning = tokio::task::spawn_blocking(move || {
         let mut scan = StreamScan::new(super::inspect::spilling_options());
@@ -199,6 +201,17 @@ pub(super) async fn scan_object(
         Err(ScanError::Spill(std::io::Error::other(format!("the scan ended early: {error}"))))
     });
     read?;
+    if let Ok(scan) = &scanned
+        && scan.digests.as_ref().is_none_or(|digests| digests.whole != object.plain_sha256.0)
+    {
+        return Err(RepositoryError::Corrupt {
+            object: object.key.clone(),
+            frame: None,
+            offset: None,
+            why: "its plain bytes do not match their SHA-256".to_owned(),
+            source: None,
+        });
+    }
     Ok(scanned)
 }
 

@@ -167,7 +167,7 @@ def free_ports(count):
 class Bench:
     def __init__(self, args):
         self.args = args
-        self.ours = TARGET / "release/etcdvault"
+        self.ours = args.etcdvault.resolve()
         self.etcd = Path(run([ROOT / "tests/servers/install-etcd.sh", "3.6"]).strip())
         (CACHE / "bench").mkdir(parents=True, exist_ok=True)
         self.work = Path(tempfile.mkdtemp(prefix="work.", dir=CACHE / "bench"))
@@ -203,7 +203,7 @@ class Bench:
             time.sleep(0.1)
         sys.exit(f"bench: {what} is not ready after 60 s")
 
-    def start_etcd(self, data):
+    def start_etcd(self, data, *more):
         client, peer = free_ports(2)
         self.endpoint = f"http://127.0.0.1:{client}"
         peers = f"http://127.0.0.1:{peer}"
@@ -212,7 +212,7 @@ class Bench:
             "--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint,
             "--listen-peer-urls", peers, "--initial-advertise-peer-urls", peers,
             "--initial-cluster", f"default={peers}", "--auto-compaction-retention", "0",
-            "--force-new-cluster"], "etcd.log")
+            "--force-new-cluster", *more], "etcd.log")
         healthy = [str(self.etcd / "etcdctl"), "--endpoints", self.endpoint, "endpoint", "health"]
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self.wait("etcd", lambda: subprocess.run(
@@ -235,10 +235,10 @@ class Bench:
         if not kept.exists():
             print(f"making a database of {self.args.bytes / 1e9:g} GB", flush=True)
             made = self.work / "made"
-            self.start_etcd(made)
+            self.start_etcd(made, "--unsafe-no-fsync")
             objects = max(1000, min(40_000, self.args.bytes // 25_000))
             print("  " + run([
-                TARGET / "release/etcd-fill", "--endpoints", self.endpoint, "--parallel", "8",
+                TARGET / "debug/etcd-fill", "--endpoints", self.endpoint, "--parallel", "8",
                 "--objects", str(objects), "--database-bytes", str(self.args.bytes)]).strip(), flush=True)
             self.stop_etcd()
             os.rename(made, kept)
@@ -304,7 +304,8 @@ class Bench:
         self.new_vault(self.vault)
         run(self.backup(self.vault))
         status = json.loads(run([self.etcd / "etcdutl", "snapshot", "status", self.snapshot, "-w", "json"]))
-        self.records = status["totalKey"]
+        inside = json.loads(run([self.ours, "inspect", self.snapshot, "--json"]))
+        self.records = next(bucket["entries"] for bucket in inside["buckets"] if bucket["name"] == "key")
         self.size = self.snapshot.stat().st_size
         print(f"snapshot: {self.size:,} bytes, {self.records:,} records, revision {status['revision']}, "
               f"zstd -3: {self.compressed.stat().st_size:,} bytes "
@@ -392,16 +393,29 @@ class Bench:
         self.memory("restore, peak anonymous memory", ours, 64 * 1024 * 1024 / MEGABYTE)
 
     def bench_inspect(self):
-        self.snapshot.read_bytes()
-        ours, samples = self.record("look inside a snapshot, warm", [
+        status = [self.etcd / "etcdutl", "snapshot", "status", self.snapshot, "-w", "json"]
+        # etcdutl hashkv opens the file for writing and changes it: it gets a copy.
+        copy = self.work / "hashkv.db"
+        shutil.copyfile(self.snapshot, copy)
+        hashkv = [self.etcd / "etcdutl", "hashkv", copy, "-w", "json"]
+        rpc = [self.etcd / "etcdctl", "--endpoints", self.endpoint, "endpoint", "hashkv"]
+        contestants = [
             Contestant("etcdvault inspect (pages, counts, HashKV)", [[self.ours, "inspect", self.snapshot, "--json"]]),
-            Contestant("etcdutl snapshot status", [[self.etcd / "etcdutl", "snapshot", "status", self.snapshot, "-w", "json"]]),
-            Contestant("etcdutl hashkv", [[self.etcd / "etcdutl", "hashkv", self.snapshot, "-w", "json"]]),
-            Contestant("HashKV RPC (etcdctl endpoint hashkv)", [[self.etcd / "etcdctl", "--endpoints", self.endpoint, "endpoint", "hashkv"]]),
-        ])
+            Contestant("etcdutl snapshot status", [status]),
+            Contestant("HashKV RPC (etcdctl endpoint hashkv)", [rpc]),
+        ]
+        # etcdutl hashkv of 3.6.16 panics on a store with keys that have leases
+        # ("no lessor to attach lease"); where it does not, it is a peer.
+        works = subprocess.run(list(map(str, hashkv)), capture_output=True, check=False).returncode == 0
+        if works:
+            contestants.append(Contestant("etcdutl hashkv", [hashkv]))
+        else:
+            print("\netcdutl hashkv fails on this snapshot and is left out")
+        ours, samples = self.record("look inside a snapshot, warm", contestants)
         self.ratio("inspect", ours, samples["etcdutl snapshot status"], "etcdutl snapshot status", 0.35)
         self.ratio("offline HashKV (inspect)", ours, samples["HashKV RPC (etcdctl endpoint hashkv)"], "HashKV RPC", 2.0)
-        self.ratio("inspect", ours, samples["etcdutl hashkv"], "etcdutl hashkv", None)
+        if works:
+            self.ratio("inspect", ours, samples["etcdutl hashkv"], "etcdutl hashkv", None)
 
     def bench_start(self):
         times = []
@@ -444,6 +458,7 @@ def main():
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="size of the database")
     parser.add_argument("--runs", type=int, default=5, help="measured runs of each contestant")
     parser.add_argument("--only", action="append", choices=["backup", "s3", "restore", "inspect", "start"])
+    parser.add_argument("--etcdvault", type=Path, default=TARGET / "release/etcdvault", help="the program to measure")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a bar is missed")
     args = parser.parse_args()

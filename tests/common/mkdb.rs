@@ -1,5 +1,7 @@
 //! The Go helper that makes bbolt databases and judges them with bbolt's code.
 
+#![allow(dead_code, reason = "each test uses a part")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;

@@ -30,10 +30,16 @@ export RUSTC_BOOTSTRAP=1
 fuzz=$tool/bin/cargo-fuzz
 targets=$("$fuzz" list)
 [ -n "$targets" ] || { echo "fuzz.sh: no targets" >&2; exit 1; }
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
 for target in $targets; do
   mkdir -p "fuzz/corpus-new/$target" "fuzz/corpus/$target"
   echo "fuzzing $target for $seconds s"
-  "$fuzz" run "$target" "fuzz/corpus-new/$target" "fuzz/corpus/$target" -- \
-    -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 2>&1 |
-    grep -E "^(stat::(number_of_executed_units|peak_rss_mb)|SUMMARY|==|thread|artifact)" || exit 1
+  if ! "$fuzz" run "$target" "fuzz/corpus-new/$target" "fuzz/corpus/$target" -- \
+    -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 >"$log" 2>&1; then
+    tail -n 60 "$log"
+    echo "fuzz.sh: $target failed; the input is in fuzz/artifacts/$target" >&2
+    exit 1
+  fi
+  sed -n 's/^stat::number_of_executed_units: */  inputs tried: /p; s/^stat::peak_rss_mb: */  peak memory in MB: /p' "$log"
 done

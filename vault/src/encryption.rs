@@ -267,10 +267,10 @@ impl<R: Read> Begun<R> {
         let mut head = vec![0; MAX_HEADER];
         let (mut filled, mut needed) = (0, None);
         loop {
-            if let Some(needed) = needed {
-                if filled >= needed {
-                    break;
-                }
+            if let Some(needed) = needed
+                && filled >= needed
+            {
+                break;
             }
             if filled == head.len() {
                 return Err(EncryptionError::Damaged);

@@ -438,13 +438,12 @@ impl ObjectRecord {
         if self.plain_size > self.frames.saturating_mul(crate::compression::MAX_FRAME_SIZE as u64) {
             return wrong("object size", "it is larger than its frames can hold");
         }
-        if let ObjectEncryption::AgeRecipients { recipients } = &self.encryption {
-            if recipients.is_empty()
+        if let ObjectEncryption::AgeRecipients { recipients } = &self.encryption
+            && (recipients.is_empty()
                 || recipients.len() > MAX_ITEMS
-                || recipients.iter().any(|recipient| recipient.len() > MAX_TEXT)
-            {
-                return wrong("recipients", "none, more than 100, or one longer than 1,000 bytes");
-            }
+                || recipients.iter().any(|recipient| recipient.len() > MAX_TEXT))
+        {
+            return wrong("recipients", "none, more than 100, or one longer than 1,000 bytes");
         }
         Ok(())
     }

@@ -93,11 +93,14 @@ pub struct WriteOptions {
     pub workers: usize,
     /// Where output waits for a slow store. Without, the writer waits itself.
     pub spool: Option<Spool>,
+    /// Whether the writer hashes the plain bytes. Off where the caller does it anyway
+    /// and ends with [`ObjectWriter::finish_with`].
+    pub hash_plain: bool,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        Self { level: compression::LEVEL, workers: workers(), spool: None }
+        Self { level: compression::LEVEL, workers: workers(), spool: None, hash_plain: true }
     }
 }
 
@@ -106,11 +109,15 @@ impl Default for WriteOptions {
 pub struct ReadOptions {
     /// Threads that decompress.
     pub workers: usize,
+    /// Whether the reader holds the plain bytes against their SHA-256. Off where the
+    /// caller does it anyway. The stored bytes, every frame's checksum and all sizes
+    /// are checked always.
+    pub hash_plain: bool,
 }
 
 impl Default for ReadOptions {
     fn default() -> Self {
-        Self { workers: workers() }
+        Self { workers: workers(), hash_plain: true }
     }
 }
 

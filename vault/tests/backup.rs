@@ -318,6 +318,21 @@ async fn restore_txt_works_with_plain_tools() {
     }
 }
 
+/// The command of `docs/format/vault.md` gives the digest that the file carries.
+#[tokio::test]
+async fn a_sealed_document_is_checked_with_plain_tools() {
+    let directory = tempfile::tempdir().unwrap();
+    let root = directory.path().join("vault");
+    new_vault(Arc::new(LocalStore::create(&root).unwrap()), to_recipient()).await.unwrap();
+    let text = include_str!("../../docs/format/vault.md");
+    let command = text.lines().find(|line| line.starts_with("sed ")).expect("a command");
+    let output = Command::new("sh").args(["-c", command]).current_dir(&root).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(root.join("vault.json")).unwrap()).unwrap();
+    assert_eq!(printed.split_whitespace().next(), file["sha256"].as_str());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn restore_txt_of_a_passphrase_vault_works_on_a_terminal() {
     for program in ["zstd", "age", "script"] {

@@ -172,7 +172,7 @@ async fn conflicts_on_put_are_tried_again_and_on_complete_given_up() {
 #[tokio::test]
 async fn a_broken_download_goes_on_where_it_broke() {
     let server = server().await;
-    let store = probed(&server, |config| config.read_timeout = Duration::from_millis(700)).await;
+    let store = probed(&server, |config| config.read_timeout = Duration::from_millis(1500)).await;
     let bytes = noise(3 * MIB);
     put(&store, NAME, &bytes).await.unwrap();
 
@@ -242,8 +242,8 @@ async fn wrong_bytes_do_not_pass() {
 async fn a_silent_store_ends_in_a_timeout() {
     let server = server().await;
     let store = probed(&server, |config| {
-        config.read_timeout = Duration::from_millis(300);
-        config.connect_timeout = Duration::from_millis(300);
+        config.read_timeout = Duration::from_secs(1);
+        config.connect_timeout = Duration::from_secs(1);
         config.attempts = 2;
     })
     .await;
@@ -251,7 +251,7 @@ async fn a_silent_store_ends_in_a_timeout() {
     let start = Instant::now();
     let error = store.head(&key(NAME)).await.unwrap_err();
     assert_eq!((error.kind, server.count(Op::Head)), (ErrorKind::Timeout, 2));
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
     no_secrets(&server, &error);
 }
 
@@ -259,7 +259,8 @@ async fn a_silent_store_ends_in_a_timeout() {
 async fn a_part_that_hangs_is_sent_again() {
     let server = server().await;
     let store = probed(&server, |config| {
-        config.read_timeout = Duration::from_secs(1);
+        config.read_timeout = Duration::from_secs(3);
+        config.connect_timeout = Duration::from_secs(1);
         config.slowest = u64::MAX;
     })
     .await;
@@ -364,7 +365,7 @@ async fn a_slow_store_holds_the_writer_back() {
     let mut taken = 0;
     loop {
         let chunk = noise(MIB);
-        match tokio::time::timeout(Duration::from_secs(1), upload.write(chunk)).await {
+        match tokio::time::timeout(Duration::from_secs(3), upload.write(chunk)).await {
             Ok(result) => result.unwrap(),
             Err(_) => break,
         }
@@ -400,6 +401,9 @@ async fn the_probe_believes_refusals_only() {
     let text = serde_json::to_string(&probe).unwrap();
     assert_eq!(serde_json::from_str::<Probe>(&text).unwrap(), probe);
     assert!(text.contains(r#""checksum":"crc64nvme""#), "{text}");
+
+    let old: Probe = serde_json::from_str(r#"{"put_new": true, "later": 1}"#).unwrap();
+    assert_eq!(old, Probe { put_new: true, ..Probe::default() });
 
     // Each habit, and what is made of it.
     server.overwrite_silently(false, true);

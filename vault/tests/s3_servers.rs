@@ -1,11 +1,15 @@
 //! The S3 store on real servers, and on the in-process one that stands for them
 //! elsewhere: the same things hold on all three.
 
+#[path = "store_contract/suite.rs"]
+mod suite;
 #[path = "support/s3.rs"]
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt as _;
 use harness::s3::{Access, FaultyS3, Minio, SeaweedFs};
 use support::*;
 use vault::store::s3::policy::{Dialect, writer};
@@ -71,6 +75,21 @@ async fn contract(access: &Access) -> Probe {
     }
     assert!(names(&store, "none/", None).await.unwrap().is_empty());
 
+    // More than a page of 1,000, in folders and beside them.
+    let raw = access.client();
+    let mut many: Vec<String> = (0..1030)
+        .map(|n| format!("p/{:02}{}{n:04}", n % 20, if n % 2 == 0 { "/" } else { "-" }))
+        .collect();
+    futures_util::stream::iter(&many)
+        .for_each_concurrent(16, |name| {
+            let put = raw.put_object().bucket(BUCKET).key(format!("{PREFIX}/{name}"));
+            async { drop(put.send().await.unwrap()) }
+        })
+        .await;
+    many.sort();
+    assert!(names(&store, "p/", None).await.unwrap() == many);
+    assert!(names(&store, "p/", Some(&many[700])).await.unwrap() == many[701..]);
+
     // Given up, an upload leaves nothing.
     let mut upload = store.put_new(&key("o/no"), SizeHint::Unknown).await.unwrap();
     upload.write(noise(12 * MIB)).await.unwrap();
@@ -102,6 +121,17 @@ async fn contract(access: &Access) -> Probe {
             assert!(get(&store, &name).await.unwrap() == noise(len), "{name}");
         }
     }
+
+    // The suite of all stores, in a place of its own.
+    let open = || async {
+        let mut config = config(access);
+        config.prefix = "suite".into();
+        let store = S3Store::connect(config).await.unwrap();
+        store.apply(&probe);
+        let store: Arc<dyn Store> = Arc::new(store);
+        store
+    };
+    suite::run(open().await, open).await;
 
     let mut wrong = config(access);
     wrong.bucket = "nowhere".into();

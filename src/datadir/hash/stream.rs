@@ -24,7 +24,7 @@ use crate::bbolt::page::{
 };
 
 /// How many runs of several pages may cover one page.
-pub(super) const MAX_NESTING: usize = 8;
+pub(super) const MAX_NESTING: usize = 32;
 
 /// Settings of a scan.
 #[derive(Debug, Clone)]

@@ -14,6 +14,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::tag::{Life, Tag};
 use super::{Ownership, RestoreError, Target, files};
@@ -75,8 +76,8 @@ enum Undo {
 
 /// All places of a restore. Dropped before [`Places::commit`], it takes away
 /// everything that it made.
-pub(super) struct Places<'f> {
-    fs: &'f dyn FileSystem,
+pub(super) struct Places {
+    fs: Arc<dyn FileSystem>,
     tag: Tag,
     ownership: Ownership,
     places: Vec<Place>,
@@ -88,11 +89,11 @@ pub(super) struct Places<'f> {
     undo: Vec<Undo>,
 }
 
-impl<'f> Places<'f> {
+impl Places {
     /// Checks the targets, clears what a killed run left, and makes the
     /// directories to build in.
     pub(super) fn prepare(
-        fs: &'f dyn FileSystem,
+        fs: Arc<dyn FileSystem>,
         targets: &[Target],
         ownership: Ownership,
         tag: Tag,
@@ -284,7 +285,8 @@ impl<'f> Places<'f> {
         let (Some(name), directory) = (target.file_name(), parent(target)) else { return Ok(()) };
         let Some(names) = self.names(directory)? else { return Ok(()) };
         for beside in names {
-            if beside.as_bytes().starts_with(name.as_bytes()) {
+            let rest = beside.as_bytes().strip_prefix(name.as_bytes());
+            if rest.is_some_and(|rest| rest.starts_with(STAGING.as_bytes())) {
                 // Another's work beside the target is in nobody's way.
                 match self.sweep(&directory.join(&beside), &beside) {
                     Ok(_) | Err(RestoreError::Busy { .. }) => {}
@@ -540,11 +542,12 @@ impl<'f> Places<'f> {
     }
 
     fn remove_tree(&self, path: &Path) -> Result<(), RestoreError> {
-        durable::remove_all(self.fs, path).map_err(|source| io_error("remove", path, source))
+        durable::remove_all(self.fs.as_ref(), path)
+            .map_err(|source| io_error("remove", path, source))
     }
 }
 
-impl Drop for Places<'_> {
+impl Drop for Places {
     fn drop(&mut self) {
         // What cannot be removed now is removed by the next run.
         for undo in std::mem::take(&mut self.undo).into_iter().rev() {

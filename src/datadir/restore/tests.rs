@@ -57,7 +57,7 @@ fn dead(build: u32) -> Tag {
 }
 
 fn run(fs: &SimFs, options: Options, tag: Tag, bytes: &[u8]) -> Result<Restored, RestoreError> {
-    let mut restore = Restore::begin_as(fs, options, tag)?;
+    let mut restore = Restore::begin_as(Arc::new(fs.clone()), options, tag)?;
     for chunk in bytes.chunks(9000) {
         restore.write(chunk)?;
     }
@@ -252,7 +252,8 @@ fn a_failure_leaves_everything_as_it_was() {
         // Dropped before the end.
         let fs = file_system(&case);
         let mut restore =
-            Restore::begin_as(&fs, options(case.targets.clone()), dead(1)).expect("begin");
+            Restore::begin_as(Arc::new(fs.clone()), options(case.targets.clone()), dead(1))
+                .expect("begin");
         restore.write(&bytes[..10_000]).expect("write");
         drop(restore);
         assert_eq!(tree(&fs, Path::new("/")), before, "{}", case.name);
@@ -262,7 +263,7 @@ fn a_failure_leaves_everything_as_it_was() {
 /// Runs against `/etcd`, which must be left without anything new.
 fn refused(options: Options, bytes: &[u8], expected: &Expected) -> RestoreError {
     let fs = SimFs::new();
-    let result = Restore::begin(&fs, options).and_then(|mut restore| {
+    let result = Restore::begin(Arc::new(fs.clone()), options).and_then(|mut restore| {
         bytes.chunks(5000).try_for_each(|chunk| restore.write(chunk))?;
         restore.finish(expected)
     });
@@ -307,7 +308,7 @@ fn wrong_snapshots_are_refused() {
     let digest: [u8; 32] = Sha256::digest(&bytes).into();
     let right = Expected { size: Some(bytes.len() as u64), sha256: Some(digest), hash: None };
     let fs = SimFs::new();
-    let mut restore = Restore::begin(&fs, good()).expect("begin");
+    let mut restore = Restore::begin(Arc::new(fs.clone()), good()).expect("begin");
     restore.write(&bytes).expect("write");
     let restored = restore.finish(&right).expect("finish");
     assert_eq!((restored.revision, restored.compact_revision), (1039, Some(1039)));

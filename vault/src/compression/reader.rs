@@ -26,7 +26,8 @@ pub(crate) struct Expected {
     pub(crate) stored_size: u64,
     pub(crate) stored_sha256: Sha256,
     pub(crate) plain_size: u64,
-    pub(crate) plain_sha256: Sha256,
+    /// `None` where the caller hashes the plain bytes itself.
+    pub(crate) plain_sha256: Option<Sha256>,
     pub(crate) frames: u64,
     pub(crate) frame_table_sha256: Sha256,
 }
@@ -86,10 +87,10 @@ impl AsRef<[u8]> for Pooled {
 
 impl Drop for Pooled {
     fn drop(&mut self) {
-        if let Ok(mut spare) = self.pool.0.lock() {
-            if spare.len() < POOL {
-                spare.push(std::mem::take(&mut self.bytes));
-            }
+        if let Ok(mut spare) = self.pool.0.lock()
+            && spare.len() < POOL
+        {
+            spare.push(std::mem::take(&mut self.bytes));
         }
     }
 }
@@ -404,12 +405,16 @@ fn deliver(
     end: &Receiver<Result<(), ReadError>>,
     out: &tokio_mpsc::Sender<Out>,
 ) {
-    let mut tally = Tally::default();
+    let mut tally = expected.plain_sha256.map(|_| Tally::default());
+    let mut size = 0;
     for worker in workers.iter().cycle() {
         match worker.recv() {
             Err(_) => break,
             Ok(Ok(plain)) => {
-                tally.update(&plain);
+                size += plain.len() as u64;
+                if let Some(tally) = &mut tally {
+                    tally.update(&plain);
+                }
                 // An empty frame is no chunk.
                 if !plain.is_empty() && out.blocking_send(Ok(Some(plain))).is_err() {
                     return;
@@ -427,7 +432,7 @@ fn deliver(
         Err(_) => Err(ReadError::Ended),
         Ok(Err(error)) => Err(error),
         Ok(Ok(())) => {
-            let (size, sha256) = tally.finish();
+            let sha256 = tally.map(|tally| tally.finish().1);
             if !through {
                 Ok(None)
             } else if size != expected.plain_size {

@@ -107,7 +107,7 @@ impl FrameTable {
         }
         let entries = &bytes[HEADER..footer];
         let count = (entries.len() / ENTRY) as u64;
-        if entries.len() % ENTRY != 0
+        if !entries.len().is_multiple_of(ENTRY)
             || word(footer).map(u64::from) != Some(count)
             || count > MAX_FRAMES
         {
@@ -140,6 +140,9 @@ impl FrameTable {
     pub fn covering(&self, range: std::ops::Range<u64>) -> Vec<Located> {
         let (mut stored_offset, mut plain_offset) = (0, 0);
         let mut found = Vec::new();
+        if range.is_empty() {
+            return found;
+        }
         for (number, &entry) in (0u64..).zip(&self.frames) {
             let end = plain_offset + u64::from(entry.plain);
             if plain_offset < range.end && range.start < end {

@@ -31,7 +31,8 @@ pub(crate) trait Sink: Send + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Written {
     pub(crate) plain_size: u64,
-    pub(crate) plain_sha256: Sha256,
+    /// `None` where the caller hashes the plain bytes itself.
+    pub(crate) plain_sha256: Option<Sha256>,
     pub(crate) stored_size: u64,
     pub(crate) stored_sha256: Sha256,
     pub(crate) frames: u64,
@@ -89,7 +90,7 @@ enum Feed {
 struct End {
     frames: u64,
     size: u64,
-    sha256: Sha256,
+    sha256: Option<Sha256>,
 }
 
 /// The plain end of a running pipeline. Dropped without `finish`, the pipeline
@@ -110,6 +111,7 @@ impl Pipeline {
     pub(crate) fn start(
         level: i32,
         workers: usize,
+        hash: bool,
         encryptor: Option<Encryptor>,
         sink: impl Sink,
     ) -> Result<(Self, Collector), PipelineError> {
@@ -126,7 +128,9 @@ impl Pipeline {
             to_workers.push(to);
             from_workers.push(from);
         }
-        spawn("vault-plain-hash", move || hash_plain(&fed, &to_workers, &end_sender))?;
+        spawn("vault-plain-hash", move || {
+            distribute(&fed, hash, &to_workers, &end_sender);
+        })?;
         let collector = Builder::new()
             .name("vault-collect".into())
             .spawn(move || collect(from_workers, &end, encryptor, sink))
@@ -184,12 +188,16 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Pipelin
     Builder::new().name(name.into()).spawn(body).map(drop).map_err(PipelineError::Thread)
 }
 
-fn hash_plain(fed: &Receiver<Feed>, workers: &[Sender<Vec<u8>>], end: &Sender<End>) {
-    let (mut tally, mut frames) = (Tally::default(), 0u64);
+/// Counts frames, hashes them when asked to, and hands each to its worker.
+fn distribute(fed: &Receiver<Feed>, hash: bool, workers: &[Sender<Vec<u8>>], end: &Sender<End>) {
+    let (mut tally, mut size, mut frames) = (hash.then(Tally::default), 0, 0u64);
     while let Ok(message) = fed.recv() {
         match message {
             Feed::Frame(frame) => {
-                tally.update(&frame);
+                size += frame.len() as u64;
+                if let Some(tally) = &mut tally {
+                    tally.update(&frame);
+                }
                 let worker = (frames % workers.len() as u64) as usize;
                 frames += 1;
                 if workers[worker].send(frame).is_err() {
@@ -197,7 +205,7 @@ fn hash_plain(fed: &Receiver<Feed>, workers: &[Sender<Vec<u8>>], end: &Sender<En
                 }
             }
             Feed::Finish => {
-                let (size, sha256) = tally.finish();
+                let sha256 = tally.map(|tally| tally.finish().1);
                 // A collector that is gone has said why.
                 let _ = end.send(End { frames, size, sha256 });
                 return;

@@ -182,7 +182,7 @@ impl Repository {
             stored_size: record.stored_size,
             stored_sha256: record.stored_sha256,
             plain_size: record.plain_size,
-            plain_sha256: record.plain_sha256,
+            plain_sha256: options.hash_plain.then_some(record.plain_sha256),
             frames: record.frames,
             frame_table_sha256: record.frame_table_sha256,
         };

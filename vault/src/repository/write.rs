@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use super::spool::{Item, Queue, QueueError};
 use super::{NewObject, Repository, RepositoryError, Result, VaultEncryption, WriteOptions};
 use crate::compression::writer::{Collector, Pipeline, PipelineError, Sink, Written};
+use crate::digest::Sha256;
 use crate::layout::Role;
 use crate::manifest::{Codec, ObjectEncryption, ObjectRecord};
 use crate::store::{Key, ObjectInfo, SizeHint, Upload};
@@ -109,7 +110,8 @@ impl Repository {
         let queue = Arc::new(Queue::new(options.spool.clone()));
         let lost = Arc::new(Mutex::new(None));
         let sink = QueueSink { queue: Arc::clone(&queue), lost: Arc::clone(&lost) };
-        let started = Pipeline::start(options.level, options.workers, encryptor, sink);
+        let started =
+            Pipeline::start(options.level, options.workers, options.hash_plain, encryptor, sink);
         let (pipeline, collector) = match started {
             Ok(started) => started,
             Err(error) => {
@@ -197,7 +199,17 @@ impl ObjectWriter {
 
     /// Makes the object durable. It is not part of any backup until a manifest
     /// with its record is committed.
-    pub async fn finish(mut self) -> Result<WrittenObject> {
+    pub async fn finish(self) -> Result<WrittenObject> {
+        self.finish_as(None).await
+    }
+
+    /// The same where [`WriteOptions::hash_plain`] is off and the caller has hashed
+    /// the very bytes that it wrote. What is read back is held against this digest.
+    pub async fn finish_with(self, plain_sha256: Sha256) -> Result<WrittenObject> {
+        self.finish_as(Some(plain_sha256)).await
+    }
+
+    async fn finish_as(mut self, given: Option<Sha256>) -> Result<WrittenObject> {
         let Some(running) = self.running.take() else { return Err(self.given_up()) };
         let Running { pipeline, collector, uploader } = running;
         pipeline.finish();
@@ -214,7 +226,12 @@ impl ObjectWriter {
             let why = format!("the store took {} of {} bytes", info.size, written.stored_size);
             return Err(RepositoryError::corrupt(self.key.as_str(), why));
         }
-        Ok(WrittenObject { record: self.record(&written), spooled: self.queue.peak() })
+        // Whoever hashes wins; a writer that nobody hashed for is a mistake of ours.
+        let Some(plain_sha256) = written.plain_sha256.or(given) else {
+            return Err(RepositoryError::internal(self.key.as_str(), "nobody hashed its bytes"));
+        };
+        let record = self.record(&written, plain_sha256);
+        Ok(WrittenObject { record, spooled: self.queue.peak() })
     }
 
     /// Gives up; nothing becomes visible.
@@ -226,14 +243,14 @@ impl ObjectWriter {
         }
     }
 
-    fn record(&self, written: &Written) -> ObjectRecord {
+    fn record(&self, written: &Written, plain_sha256: Sha256) -> ObjectRecord {
         ObjectRecord {
             role: self.role.clone(),
             key: self.key.to_string(),
             stored_size: written.stored_size,
             stored_sha256: written.stored_sha256,
             plain_size: written.plain_size,
-            plain_sha256: written.plain_sha256,
+            plain_sha256,
             codec: Codec::ZstdFrames,
             encryption: self.encryption.clone(),
             frames: written.frames,

@@ -41,6 +41,10 @@ const BATCH: usize = 256;
 /// after its last change: nothing waits as long between two writes.
 const FOREIGN_AGE: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
 
+/// Numbers the temporary files of this process, whatever store they are in: two
+/// stores may be the same directory.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
 /// See the module's documentation.
 #[derive(Debug, Clone)]
 pub struct LocalStore {
@@ -52,7 +56,6 @@ struct Shared {
     root: PathBuf,
     fs: Arc<dyn FileSystem>,
     writer: Writer,
-    counter: AtomicU64,
     /// Directories of which the name is known to be durable.
     settled: Mutex<HashSet<PathBuf>>,
 }
@@ -68,11 +71,9 @@ impl LocalStore {
         let root = root.into();
         let act = || format!("open {}", shown(&root));
         // The root itself may be a link: whoever named it chose it.
-        let is_directory = fs.read_dir(&root).map_err(|error| failed(act(), error));
-        is_directory?;
+        fs.read_dir(&root).map_err(|error| failed(act(), error))?;
         let writer = Writer::current().map_err(|error| failed(act(), error))?;
-        let shared =
-            Shared { root, fs, writer, counter: AtomicU64::new(0), settled: Mutex::default() };
+        let shared = Shared { root, fs, writer, settled: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -254,12 +255,12 @@ impl Store for LocalStore {
                         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                         Err(error) => return Err(error),
                     }
-                    if let SizeHint::Exact(size) = size {
-                        if shared.fs.available(&directory)? < size {
-                            return Err(io::ErrorKind::StorageFull.into());
-                        }
+                    if let SizeHint::Exact(size) = size
+                        && shared.fs.available(&directory)? < size
+                    {
+                        return Err(io::ErrorKind::StorageFull.into());
                     }
-                    let number = shared.counter.fetch_add(1, Ordering::Relaxed);
+                    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
                     let temporary = directory.join(shared.writer.temporary_name(number));
                     let file = shared.fs.create_new(&temporary, FILE_MODE)?;
                     Ok((path, temporary, file))
@@ -283,10 +284,9 @@ impl Store for LocalStore {
             .blocking(
                 move || act_a,
                 move |shared| {
-                    shared.check_parents(&key_a).map_err(|error| match error.kind() {
-                        io::ErrorKind::NotADirectory => io::ErrorKind::NotFound.into(),
-                        _ => error,
-                    })?;
+                    if shared.info(&key_a)?.is_none() {
+                        return Err(io::ErrorKind::NotFound.into());
+                    }
                     let file = shared.fs.open(&shared.path(&key_a))?;
                     let size = file.size()?;
                     Ok((file, size))

@@ -144,7 +144,8 @@ pub async fn back_up(vault: &Repository, plain: &[u8], sequence: u64) -> Result<
 /// An object's plain bytes, to the verified end.
 pub async fn read_all(vault: &Repository, manifest: &Manifest) -> Result<Vec<u8>> {
     let record = manifest.object("snapshot").expect("a snapshot");
-    let mut reader = vault.open_object(record, &ReadOptions { workers: 2 }).await?;
+    let mut reader =
+        vault.open_object(record, &ReadOptions { workers: 2, ..ReadOptions::default() }).await?;
     let mut plain = Vec::new();
     while let Some(chunk) = reader.next().await? {
         plain.extend_from_slice(&chunk);

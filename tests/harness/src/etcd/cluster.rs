@@ -272,12 +272,26 @@ impl Cluster {
         found.map(|(index, _)| *index).ok_or_else(|| Error::new("no running member leads"))
     }
 
-    /// HashKV of every running member at a revision (0: its newest).
+    /// HashKV of every running member at a revision (0: its newest). A member
+    /// that has not applied the revision yet is waited for.
     pub async fn hashes(&mut self, revision: i64) -> Result<Vec<u32>> {
         let mut hashes = Vec::new();
         for member in &mut self.members {
-            if member.is_running()? {
-                hashes.push(member.hash_kv(revision).await?);
+            if !member.is_running()? {
+                continue;
+            }
+            let start = Instant::now();
+            loop {
+                match member.hash_kv(revision).await {
+                    Ok(hash) => break hashes.push(hash),
+                    Err(error)
+                        if format!("{error:?}").contains("future revision")
+                            && start.elapsed() < READY_BOUND =>
+                    {
+                        tokio::time::sleep(Duration::from_millis(20)).await;
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(hashes)

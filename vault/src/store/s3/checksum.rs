@@ -15,8 +15,7 @@ use sha2::{Digest, Sha256};
 /// Which checksum accompanies uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ChecksumMode {
-    /// The one that the probe found; CRC-64/NVME where nothing was probed would be
-    /// a guess, so then none.
+    /// The one that the probe found; none where nothing was probed.
     #[default]
     Auto,
     /// This one.

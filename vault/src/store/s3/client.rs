@@ -265,3 +265,26 @@ async fn read_ca(path: &std::path::Path, act: &str) -> Result<Vec<u8>> {
     }
     Ok(pem)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wait_has_a_bound_that_fits_its_load() {
+        let config = S3Config::from_url("s3://backups").unwrap();
+        let small = timeouts(&config, 0);
+        let large = timeouts(&config, 1 << 30);
+        let seconds = |bound: Option<Duration>| bound.map(|bound| bound.as_secs());
+        assert_eq!(seconds(small.connect_timeout()), Some(10));
+        assert_eq!(seconds(small.read_timeout()), Some(30));
+        assert_eq!(seconds(small.operation_attempt_timeout()), Some(40));
+        assert_eq!(seconds(small.operation_timeout()), Some(300));
+        // A gibibyte at 256 KiB/s.
+        assert_eq!(seconds(large.read_timeout()), Some(30 + 4096));
+        assert!(large.operation_timeout() >= large.operation_attempt_timeout().map(|t| t * 2));
+        let retries = retries(&config, config.attempts);
+        assert_eq!((retries.max_attempts(), retries.max_backoff().as_secs()), (10, 10));
+        assert!(POOL_IDLE < Duration::from_secs(30));
+    }
+}

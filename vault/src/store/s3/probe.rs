@@ -19,8 +19,10 @@ use super::error::{answer_of, failed};
 use super::{Inner, WRITE};
 use crate::store::{ErrorKind, Key, Result, StoreError};
 
-/// What a store honours, as its answers showed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What a store honours, as its answers showed. The default is a store that
+/// honours nothing; what an older record does not mention is so too.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Probe {
     /// PutObject with `If-None-Match: *` is refused when the name is taken.
     pub put_new: bool,
