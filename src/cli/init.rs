@@ -24,13 +24,14 @@ pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Ex
     raw.vault = args.place.clone().or(raw.vault);
     let place = place::resolve(&raw, env)?;
     let encryption = encryption(&args, env).await?;
-    if matches!(encryption, EncryptionChoice::None) {
+    let readable = matches!(encryption, EncryptionChoice::None);
+    let report = vaults::init(&place, encryption).await?;
+    if readable {
         output.note(
             "warning: this vault is not encrypted: whoever can read it can read every Kubernetes \
              Secret in its backups",
         );
     }
-    let report = vaults::init(&place, encryption).await?;
     output.result(&report, || text(&report));
     Ok(Exit::Ok)
 }

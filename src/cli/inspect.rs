@@ -105,16 +105,16 @@ pub(super) fn content_lines(lines: &mut Lines, database: &Inspection) {
     if let Some(hash) = database.status_hash {
         lines.add("status hash", format!("{hash:08x} in etcdutl snapshot status"));
     }
+    let deletions = match database.tombstones {
+        0 => String::new(),
+        deletions => format!(", {}", plural_of(deletions, "deletion")),
+    };
     lines.add(
         "keys",
         format!(
-            "{}, in {} of which {}",
+            "{} ({}{deletions})",
             count(database.keys),
-            plural_of(database.records, "record"),
-            match database.tombstones {
-                1 => "1 is a deletion".to_owned(),
-                deletions => format!("{} are deletions", count(deletions)),
-            }
+            plural_of(database.records, "kept version")
         ),
     );
     lines.add("leases", count(content.leases));

@@ -18,8 +18,14 @@ use crate::operation::proof::Verdict;
 pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
     let repository = open_vault(&args.vault, None, env).await?;
+    let of_cluster = cluster.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
     let report = find::list(&repository, cluster).await?;
-    output.result(&report, || table(&report, output.width()));
+    output.result(&report, || {
+        if report.backups.is_empty() {
+            return format!("no backups{of_cluster}\n");
+        }
+        table(&report, output.width())
+    });
     for entry in &report.corrupt {
         output.note(&format!("corrupt: {}: {}", printable(&entry.key), printable(&entry.reason)));
     }
@@ -27,9 +33,6 @@ pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Ex
 }
 
 fn table(report: &ListReport, width: Option<usize>) -> String {
-    if report.backups.is_empty() {
-        return "no backups\n".to_owned();
-    }
     let mut table = Table::new(&[
         ("BACKUP", Align::Left, 0),
         ("CLUSTER", Align::Left, 3),

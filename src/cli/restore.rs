@@ -156,20 +156,24 @@ fn text(report: &RestoreReport) -> String {
         size(report.database_size),
         duration(std::time::Duration::from_secs_f64(report.seconds)),
     );
-    let mut table = Table::new(&[
+    let mut columns = vec![
         ("MEMBER", Align::Left, 0),
         ("ID", Align::Left, 0),
         ("DATA DIRECTORY", Align::Left, 0),
-        ("LOG", Align::Left, 0),
-    ]);
+    ];
+    let elsewhere = report.members.iter().any(|member| member.wal_dir.is_some());
+    if elsewhere {
+        columns.push(("LOG", Align::Left, 0));
+    }
+    let mut table = Table::new(&columns);
+    let shown = |path: &Path| printable(&path.display().to_string());
     for member in &report.members {
-        let shown = |path: &Path| printable(&path.display().to_string());
-        table.row(vec![
-            printable(&member.name),
-            member.member_id.to_string(),
-            shown(&member.data_dir),
-            member.wal_dir.as_deref().map_or_else(|| "inside".to_owned(), shown),
-        ]);
+        let mut row =
+            vec![printable(&member.name), member.member_id.to_string(), shown(&member.data_dir)];
+        if elsewhere {
+            row.push(member.wal_dir.as_deref().map_or_else(|| "inside".to_owned(), shown));
+        }
+        table.row(row);
     }
     text.push_str(&table.render(None));
     text.push_str(&format!(

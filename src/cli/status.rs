@@ -13,7 +13,11 @@ use crate::operation::status::{MemberRow, StatusReport, status};
 pub(crate) async fn run(args: StatusArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let settings = connection::resolve(&args.connection.raw(), env)?;
     let connector = Connector::new(&settings)?;
-    let report = status(&connector, &settings).await?;
+    let events = output.events();
+    events.started("asking the members".to_owned(), None);
+    let report = status(&connector, &settings).await;
+    events.finished();
+    let report = report?;
     output.result(&report, || text(&report, output.width()));
     Ok(if report.complete() { Exit::Ok } else { Exit::Partial })
 }

@@ -81,7 +81,7 @@ impl StatusReport {
             );
         }
         match up.checked_sub(quorum) {
-            None => format!("{counted}, fewer than the {quorum} that make a quorum."),
+            None => format!("{counted}, fewer than the {quorum} that make a quorum: writes wait."),
             Some(0) if voters == 1 => format!("{counted}: the cluster works, without redundancy."),
             Some(0) => {
                 format!("{counted}: the cluster works, and stops working when one more is lost.")
@@ -164,7 +164,7 @@ fn advice(members: &[MemberRow], has_leader: bool, list_known: bool) -> Vec<Advi
     let mut say = |problem: String, hint: &str| {
         advice.push(Advice { problem, hint: hint.to_owned() });
     };
-    let label = |m: &MemberRow| {
+    let label = |m: &MemberRow| -> String {
         m.name.clone().or_else(|| m.endpoint.clone()).unwrap_or_else(|| "a member".to_owned())
     };
     if !has_leader {
@@ -179,10 +179,12 @@ fn advice(members: &[MemberRow], has_leader: bool, list_known: bool) -> Vec<Advi
             "it needs a leader, and the root role where authentication is enabled",
         );
     }
+    let silent: Vec<String> = members.iter().filter(|m| m.status.is_none()).map(label).collect();
     // Without a leader the first advice says it already.
-    for member in members.iter().filter(|m| has_leader && m.status.is_none()) {
+    if has_leader && !silent.is_empty() {
+        let verb = if silent.len() == 1 { "does" } else { "do" };
         say(
-            format!("{} does not answer", label(member)),
+            format!("{} {verb} not answer", silent.join(", ")),
             "look whether etcd runs there and what its log says: journalctl -u etcd, or crictl ps \
              -a --name etcd; started again, it catches up by itself",
         );
