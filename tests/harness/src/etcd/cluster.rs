@@ -243,14 +243,16 @@ impl Cluster {
         self.connect.clone()
     }
 
-    /// A client of all members.
+    /// A client of all members but those that joined as learners.
     pub async fn client(&self) -> Result<Client> {
         self.client_with(self.connect_options()).await
     }
 
-    /// A client of all members with options of the caller's.
+    /// As [`Cluster::client`], with options of the caller's.
     pub async fn client_with(&self, options: ConnectOptions) -> Result<Client> {
-        Client::connect(self.endpoints(), Some(options))
+        let voters = self.members.iter().filter(|member| !member.learner);
+        let endpoints: Vec<String> = voters.map(Member::client_url).collect();
+        Client::connect(endpoints, Some(options))
             .await
             .map_err(|source| Error::because("connecting to the cluster", source))
     }
@@ -317,6 +319,7 @@ impl Cluster {
     pub async fn add_member(&mut self, learner: bool) -> Result<usize> {
         let mut member = self.new_member()?;
         member.state = "existing";
+        member.learner = learner;
         member.initial_cluster =
             format!("{},{}={}", self.initial_cluster(), member.name(), member.peer_url());
         self.announce(&member, learner).await?;
@@ -381,6 +384,7 @@ impl Cluster {
             initial_cluster: String::new(),
             token: self.token.clone(),
             state: "new",
+            learner: false,
             only_existing: false,
             args,
             connect: self.connect.clone(),

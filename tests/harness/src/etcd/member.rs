@@ -36,6 +36,8 @@ pub struct Member {
     pub(super) initial_cluster: String,
     pub(super) token: String,
     pub(super) state: &'static str,
+    /// Joined as a learner, which refuses most requests.
+    pub(super) learner: bool,
     /// Never start on an empty data directory.
     pub(super) only_existing: bool,
     pub(super) args: Vec<OsString>,
