@@ -4,8 +4,7 @@ use super::args::InitArgs;
 use super::exit_code::Exit;
 use super::human::{plural, printable};
 use super::output::Output;
-use super::settings;
-use crate::config::{Env, place};
+use crate::config::{Env, keys, place};
 use crate::operation::vaults::{self, InitReport};
 use crate::operation::vocabulary::{EncryptionChoice, WORK_FACTOR, parse_recipients};
 use crate::operation::{Failure, FailureKind};
@@ -46,7 +45,7 @@ async fn encryption(args: &InitArgs, env: &Env) -> Result<EncryptionChoice, Fail
         })?;
         return Ok(EncryptionChoice::Recipients(recipients));
     }
-    if let Some(passphrase) = settings::passphrase(&args.keys, env).await? {
+    if let Some(passphrase) = keys::passphrase(&args.keys.raw(), env).await? {
         return Ok(EncryptionChoice::Passphrase { passphrase, work_factor: WORK_FACTOR });
     }
     Err(Failure::new(FailureKind::Usage, "it is not said who may read this vault").hint(

@@ -17,7 +17,7 @@ pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result
     let path = Path::new(&args.what);
     let events = output.events();
     let report = if path.symlink_metadata().is_ok() {
-        inspect::path(path, args.revision, &events).await?
+        inspect::path(path, args.revision, !args.skip_hash_check, &events).await?
     } else {
         let named = args
             .what

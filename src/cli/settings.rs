@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
 use super::output::Output;
-use crate::config::keys::RawKeys;
-use crate::config::{Env, SettingError, keys, place};
-use crate::operation::vocabulary::{Passphrase, ReadOptions, Repository, Spool, WriteOptions};
-use crate::operation::{Failure, FailureKind, vaults};
+use crate::config::{Env, keys, place};
+use crate::operation::vocabulary::{ReadOptions, Repository, Spool, WriteOptions};
+use crate::operation::{Failure, vaults};
 
 /// Opens the vault, unlocked with whatever key was given.
 pub(crate) async fn open_vault(
@@ -18,27 +17,10 @@ pub(crate) async fn open_vault(
 ) -> Result<Repository, Failure> {
     let place = place::resolve(&vault.raw(), env)?;
     let identities = match keys {
-        Some(keys) => off_the_runtime(keys, env, keys::resolve).await?,
+        Some(keys) => keys::resolve(&keys.raw(), env).await?,
         None => None,
     };
     output.waiting("opening the vault", vaults::open(&place, identities)).await
-}
-
-/// The passphrase, if one was given.
-pub(crate) async fn passphrase(keys: &KeyArgs, env: &Env) -> Result<Option<Passphrase>, Failure> {
-    off_the_runtime(keys, env, keys::passphrase).await
-}
-
-/// A key may come from a command that asks a person: signals are heeded meanwhile.
-async fn off_the_runtime<T: Send + 'static>(
-    keys: &KeyArgs,
-    env: &Env,
-    resolve: fn(&RawKeys, &Env) -> Result<T, SettingError>,
-) -> Result<T, Failure> {
-    let (raw, env) = (keys.raw(), env.clone());
-    let resolved = tokio::task::spawn_blocking(move || resolve(&raw, &env)).await;
-    let what = "the key was not read";
-    Ok(resolved.map_err(|error| Failure::new(FailureKind::Error, what).because(error))??)
 }
 
 /// How objects are written.

@@ -2,8 +2,9 @@
 //! credential or command, in that order of precedence; never an argument.
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
+use tokio::process::Command;
 use vault::encryption::{Identities, Passphrase};
 
 use super::{Env, SettingError, credential, secret_file};
@@ -32,38 +33,40 @@ pub const HINT: &str = "an identity comes by --identity-file, ETCDVAULT_IDENTITY
 
 /// What opens encrypted objects, if anything was given. An identity wins over a
 /// passphrase.
-pub fn resolve(raw: &RawKeys, env: &Env) -> Result<Option<Identities>, SettingError> {
+pub async fn resolve(raw: &RawKeys, env: &Env) -> Result<Option<Identities>, SettingError> {
     let identity = find(
         env,
         "identity",
         ("IDENTITY", IDENTITY_CREDENTIAL),
         raw.identity_file.as_ref(),
         raw.identity_command.as_ref(),
-    )?;
+    )
+    .await?;
     if let Some(text) = identity {
         let identities = Identities::from_text(&text)
             .map_err(|error| SettingError::new(error.to_string()).hint(HINT))?;
         return Ok(Some(identities));
     }
-    Ok(passphrase(raw, env)?.map(Identities::from_passphrase))
+    Ok(passphrase(raw, env).await?.map(Identities::from_passphrase))
 }
 
 /// The passphrase, if one was given.
-pub fn passphrase(raw: &RawKeys, env: &Env) -> Result<Option<Passphrase>, SettingError> {
+pub async fn passphrase(raw: &RawKeys, env: &Env) -> Result<Option<Passphrase>, SettingError> {
     find(
         env,
         "passphrase",
         ("PASSPHRASE", PASSPHRASE_CREDENTIAL),
         raw.passphrase_file.as_ref(),
         raw.passphrase_command.as_ref(),
-    )?
+    )
+    .await?
     .map(|text| {
         Passphrase::new(text).map_err(|error| SettingError::new(error.to_string()).hint(HINT))
     })
     .transpose()
 }
 
-fn find(
+async fn find(
     env: &Env,
     what: &str,
     (variable, credential_name): (&str, &str),
@@ -74,7 +77,7 @@ fn find(
         return secret_file(what, path).map(Some);
     }
     if let Some(command) = command {
-        return run(what, command).map(Some);
+        return run(what, command).await.map(Some);
     }
     if let Some(text) = env.own(variable) {
         return Ok(Some(text));
@@ -83,22 +86,26 @@ fn find(
         return secret_file(what, &PathBuf::from(path)).map(Some);
     }
     if let Some(command) = env.own(&format!("{variable}_COMMAND")) {
-        return run(what, &command).map(Some);
+        return run(what, &command).await.map(Some);
     }
     credential(env, credential_name).map(|path| secret_file(what, &path)).transpose()
 }
 
 /// Runs the user's own command through a shell and takes its output. It may ask on
-/// the terminal; how long that takes is the person's affair.
-fn run(what: &str, command: &str) -> Result<String, SettingError> {
+/// the terminal; how long that takes is the person's affair, and who stops waiting
+/// ends it.
+async fn run(what: &str, command: &str) -> Result<String, SettingError> {
     let fail = |why: String| {
         SettingError::new(format!("the command for the {what} failed: {why}"))
             .hint(format!("it must print the {what} on its standard output and exit with 0"))
     };
     let output = Command::new("/bin/sh")
         .args(["-c", command])
+        .stdin(Stdio::inherit())
         .stderr(Stdio::inherit())
+        .kill_on_drop(true)
         .output()
+        .await
         .map_err(|error| fail(error.to_string()))?;
     if !output.status.success() {
         return Err(fail(output.status.to_string()));
@@ -118,21 +125,21 @@ mod tests {
     const IDENTITY: &str =
         "AGE-SECRET-KEY-1QQPQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQQS2GD00";
 
-    #[test]
-    fn errors_never_show_a_key() {
+    #[tokio::test]
+    async fn errors_never_show_a_key() {
         let env = Env::new(|name| (name == "ETCDVAULT_IDENTITY").then(|| IDENTITY.to_owned()));
-        if let Err(error) = resolve(&RawKeys::default(), &env) {
+        if let Err(error) = resolve(&RawKeys::default(), &env).await {
             assert!(!format!("{error:?}").contains("AGE-SECRET"), "{error:?}");
         }
     }
 
-    #[test]
-    fn a_command_is_a_source() {
+    #[tokio::test]
+    async fn a_command_is_a_source() {
         let raw =
             RawKeys { passphrase_command: Some("printf geheim".into()), ..Default::default() };
-        assert!(passphrase(&raw, &Env::new(|_| None)).unwrap().is_some());
+        assert!(passphrase(&raw, &Env::new(|_| None)).await.unwrap().is_some());
         let raw = RawKeys { passphrase_command: Some("exit 3".into()), ..Default::default() };
-        assert!(passphrase(&raw, &Env::new(|_| None)).is_err());
-        assert!(resolve(&RawKeys::default(), &Env::new(|_| None)).unwrap().is_none());
+        assert!(passphrase(&raw, &Env::new(|_| None)).await.is_err());
+        assert!(resolve(&RawKeys::default(), &Env::new(|_| None)).await.unwrap().is_none());
     }
 }
