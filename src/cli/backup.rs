@@ -21,7 +21,7 @@ pub(crate) async fn run(
     let settings = connection::resolve(&args.connection.raw(), env)?;
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
     let connector = Connector::new(&settings)?;
-    let opening = open_vault(&args.vault, Some(&args.keys), env);
+    let opening = open_vault(&args.vault, Some(&args.keys), env, output);
     let repository = interrupt.or("no backup was stored", opening).await??;
     let options = BackupOptions {
         cluster,

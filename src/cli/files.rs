@@ -30,7 +30,7 @@ pub(crate) async fn export(args: ExportArgs, output: &Output, env: &Env) -> Resu
         .hint("-o FILE, or -o - into a pipe"));
     }
     let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
     let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
     let target = if to_stdout {
         Target::Writer(Box::new(std::io::stdout()))
@@ -71,7 +71,7 @@ pub(crate) async fn import(args: ImportArgs, output: &Output, env: &Env) -> Resu
                 .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
         })
         .transpose()?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
     let options = ImportOptions {
         cluster,
         lineage,

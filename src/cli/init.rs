@@ -23,7 +23,7 @@ pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Ex
     let place = place::resolve(&raw, env)?;
     let encryption = encryption(&args, env).await?;
     let readable = matches!(encryption, EncryptionChoice::None);
-    let report = vaults::init(&place, encryption).await?;
+    let report = output.waiting("making the vault", vaults::init(&place, encryption)).await?;
     if readable {
         output.note(
             "warning: this vault is not encrypted: whoever can read it can read every Kubernetes \

@@ -29,7 +29,7 @@ pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result
                 .hint("a file, a data directory, or a backup by id, latest or time"));
         };
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
-        let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+        let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
         let backup = find::find(&repository, cluster.as_ref(), named).await?;
         inspect::backup(&repository, &backup, args.revision, &read_options(), &events).await?
     };

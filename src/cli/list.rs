@@ -17,9 +17,9 @@ use crate::operation::vocabulary::{ObjectEncryption, ProofState};
 
 pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env).await?;
+    let repository = open_vault(&args.vault, None, env, output).await?;
     let of_cluster = cluster.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
-    let report = find::list(&repository, cluster).await?;
+    let report = output.waiting("reading manifests", find::list(&repository, cluster)).await?;
     output.result(&report, || {
         if report.backups.is_empty() {
             return format!("no backups{of_cluster}\n");
@@ -73,7 +73,7 @@ fn proof(backup: &ListedBackup) -> String {
 
 pub(crate) async fn show(args: ShowArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env).await?;
+    let repository = open_vault(&args.vault, None, env, output).await?;
     let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
     let report = find::show(&repository, &backup).await?;
     output.result(&report, || details(&report));

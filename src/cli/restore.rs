@@ -36,7 +36,7 @@ pub(crate) async fn data_dir(
     } else if let Some(name) = backup_name(&args.source) {
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
         let found = async {
-            let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+            let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
             let backup = find::find(&repository, cluster.as_ref(), name).await?;
             Ok::<_, Failure>((repository, backup))
         };

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
+use super::output::Output;
 use crate::config::{Env, keys, place};
 use crate::operation::vocabulary::{ReadOptions, Repository, Spool, WriteOptions};
 use crate::operation::{Failure, vaults};
@@ -12,13 +13,14 @@ pub(crate) async fn open_vault(
     vault: &VaultArgs,
     keys: Option<&KeyArgs>,
     env: &Env,
+    output: &Output,
 ) -> Result<Repository, Failure> {
     let place = place::resolve(&vault.raw(), env)?;
     let identities = match keys {
         Some(keys) => keys::resolve(&keys.raw(), env).await?,
         None => None,
     };
-    vaults::open(&place, identities).await
+    output.waiting("opening the vault", vaults::open(&place, identities)).await
 }
 
 /// How objects are written.

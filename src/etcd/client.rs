@@ -165,10 +165,14 @@ impl Connector {
     fn explain(&self, mut error: EtcdError) -> EtcdError {
         if !error.endpoint.is_tls() && error.kind == EtcdErrorKind::Broken {
             error.kind = EtcdErrorKind::TlsPort;
+            error.detail = CLOSED.to_owned();
         }
         error
     }
 }
+
+/// What the library says of it depends on which side noticed first.
+const CLOSED: &str = "the connection was closed without an answer";
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -410,6 +414,7 @@ impl MemberClient {
                 // the first call is where it shows.
                 if !self.tls && error.kind == EtcdErrorKind::Broken {
                     error.kind = EtcdErrorKind::TlsPort;
+                    error.detail = CLOSED.to_owned();
                 }
                 Err(error)
             }

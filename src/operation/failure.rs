@@ -174,6 +174,11 @@ pub fn etcd_hint(error: &EtcdError) -> Option<String> {
         EtcdErrorKind::NoLeader => {
             "the cluster has no quorum; etcdvault status shows which members answer".to_owned()
         }
+        EtcdErrorKind::Refused if error.detail.contains("HTTP status code") => {
+            "something else than etcd answers there: a proxy, or another port than that for \
+             clients, which is mostly 2379"
+                .to_owned()
+        }
         _ => return None,
     })
 }
