@@ -136,7 +136,7 @@ pub async fn observe(
     if reach == Reach::AllMembers {
         let others = list.iter().filter(|m| !by_id.contains_key(&m.id)).cloned();
         let rows = join_all(others.map(|member| ask_listed(connector, member))).await;
-        by_id.extend(rows.into_iter().map(|(id, row)| (id, row)));
+        by_id.extend(rows);
     }
     view.rows = by_id.into_values().chain(unknown).collect();
     view.rows.sort_by_key(|row| (row.listed.is_none(), row.label()));
