@@ -8,5 +8,6 @@ pub mod snapshot;
 mod tls;
 pub mod v2;
 
-pub use client::{ConnectionSettings, Connector, Credentials, HashKv, MemberClient, MemberStatus};
+pub use crate::types::{ConnectionSettings, Credentials};
+pub use client::{Connector, HashKv, MemberClient, MemberStatus};
 pub use error::{EtcdError, EtcdErrorKind};

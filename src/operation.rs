@@ -13,5 +13,6 @@ pub mod restore;
 pub mod status;
 pub mod vaults;
 pub mod verify;
+pub mod vocabulary;
 
 pub use failure::{Failure, FailureKind};

@@ -1,7 +1,9 @@
 //! Small types that every module shares.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -221,6 +223,34 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
     }
+}
+
+/// Name and password of an etcd user.
+#[derive(Debug, Clone)]
+pub struct Credentials {
+    /// The user.
+    pub user: String,
+    /// The password.
+    pub password: Secret,
+}
+
+/// How the members are reached.
+#[derive(Debug, Clone)]
+pub struct ConnectionSettings {
+    /// Where the members serve their clients; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// PEM file with the CA of the members' certificates; the system's roots otherwise.
+    pub ca_file: Option<PathBuf>,
+    /// PEM file with our certificate.
+    pub cert_file: Option<PathBuf>,
+    /// PEM file with our key.
+    pub key_file: Option<PathBuf>,
+    /// User and password where authentication is enabled.
+    pub credentials: Option<Credentials>,
+    /// Bound on connecting, TLS and authentication included.
+    pub dial_timeout: Duration,
+    /// Bound on a short call.
+    pub command_timeout: Duration,
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ async fn proven_and_plain(series: &str, members: usize, security: Security) {
     }
 
     let shown = cli.run(["show", "latest", "--json"]).await.unwrap().expect(0).json();
-    let hash = shown["content"]["Ok"]["hash_kv"]["hash"].as_u64().unwrap();
+    let hash = shown["content"]["hash_kv"]["hash"].as_u64().unwrap();
     let live = cluster.hashes(filled.revision).await.unwrap();
     assert!(live.iter().all(|&live| u64::from(live) == hash), "{live:?} {hash}");
 

@@ -31,7 +31,6 @@ async fn status(settings: &ConnectionSettings) -> Result<MemberStatus, EtcdError
 async fn kind(settings: &ConnectionSettings) -> EtcdErrorKind {
     let error = status(settings).await.unwrap_err();
     assert!(!error.to_string().contains("geheim"), "{error}");
-    eprintln!("{:?}: {error}", error.kind);
     error.kind
 }
 

@@ -31,6 +31,7 @@ transcripts! {
     inspect_verify: "docs/guide/inspect-verify.md",
     restore: "docs/guide/restore.md",
     vault: "docs/guide/vault.md",
+    json: "tests/snapshots/json.md",
     members_that_die: "tests/snapshots/cluster.md",
     mistakes: "tests/snapshots/mistakes.md",
 }

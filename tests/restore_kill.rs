@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use etcdvault::datadir::restore::{Expected, Options, Restore, RestoreError, Restored, Target};
 
 #[path = "common/mkdb.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
 mod mkdb;
 
 /// Tells the child what to restore and where.

@@ -17,7 +17,6 @@ use etcdvault::bbolt::patch::{PageSink, Patch};
 use etcdvault::datadir::restore::{Expected, Options, Restore, Target};
 
 #[path = "common/mkdb.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
 mod mkdb;
 
 struct Sink<'a>(&'a File);

@@ -20,7 +20,6 @@ use harness::etcd::{Cluster, Etcd, SERIES};
 use harness::fill::{Fill, PASSWORD};
 
 #[path = "common/mkdb.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
 mod mkdb;
 
 /// Longer than starting three members takes on a busy machine.

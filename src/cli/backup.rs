@@ -1,19 +1,16 @@
 //! `etcdvault backup`.
 
-use vault::manifest::{Proof, ProofState};
-
 use super::args::{BackupArgs, ProofArg, StrategyArg};
 use super::exit_code::Exit;
 use super::human::{count, duration, of, printable, size};
 use super::output::Output;
 use super::settings::{labels, open_vault, write_options};
 use crate::config::{Env, connection, place};
-use crate::etcd::Connector;
-use crate::etcd::cluster::Reach;
 use crate::operation::Failure;
 use crate::operation::backup::{BackupOptions, BackupReport, Strategy, backup};
 use crate::operation::interrupt::Interrupt;
 use crate::operation::proof::{Policy, Verdict};
+use crate::operation::vocabulary::{Connector, Proof, ProofState, Reach};
 
 pub(crate) async fn run(
     args: BackupArgs,
@@ -24,7 +21,7 @@ pub(crate) async fn run(
     let settings = connection::resolve(&args.connection.raw(), env)?;
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
     let connector = Connector::new(&settings)?;
-    let opening = open_vault(&args.vault, Some(&args.keys), env);
+    let opening = open_vault(&args.vault, Some(&args.keys), env, output);
     let repository = interrupt.or("no backup was stored", opening).await??;
     let options = BackupOptions {
         cluster,

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use serde::Serialize;
-use vault::layout::LineageName;
 
 use super::args::{ExportArgs, ImportArgs};
 use super::exit_code::Exit;
@@ -13,6 +12,7 @@ use super::settings::{labels, open_vault, read_options, write_options};
 use crate::config::{Env, place};
 use crate::operation::files::{self, ImportOptions, ImportReport, Target};
 use crate::operation::find;
+use crate::operation::vocabulary::LineageName;
 use crate::operation::{Failure, FailureKind};
 use crate::types::HexId;
 
@@ -30,11 +30,15 @@ pub(crate) async fn export(args: ExportArgs, output: &Output, env: &Env) -> Resu
         .hint("-o FILE, or -o - into a pipe"));
     }
     let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
     let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
-    let target = if to_stdout { Target::Stdout } else { Target::File(args.output.clone()) };
+    let target = if to_stdout {
+        Target::Writer(Box::new(std::io::stdout()))
+    } else {
+        Target::File(args.output.clone())
+    };
     let report =
-        files::export(&repository, &backup, &target, &read_options(), &output.events()).await?;
+        files::export(&repository, &backup, target, &read_options(), &output.events()).await?;
     if !to_stdout {
         output.result(&report, || {
             format!(
@@ -72,7 +76,7 @@ pub(crate) async fn import(args: ImportArgs, output: &Output, env: &Env) -> Resu
                 .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
         })
         .transpose()?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
     let options = ImportOptions {
         cluster,
         lineage,

@@ -5,7 +5,6 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::config::SettingError;
-use crate::etcd::client::TlsFileError;
 use crate::operation::{Failure, FailureKind};
 
 /// What a person who made this mistake most likely meant.
@@ -56,13 +55,6 @@ impl Failure {
     /// A key that cannot be had or used.
     pub(super) fn of_key(error: SettingError) -> Self {
         Self { kind: FailureKind::Key, ..Self::from(error) }.hint(crate::config::keys::HINT)
-    }
-}
-
-impl From<TlsFileError> for Failure {
-    fn from(error: TlsFileError) -> Self {
-        Self::new(FailureKind::Key, error.to_string())
-            .hint("--cacert, --cert and --key take PEM files; a node's own need root to read")
     }
 }
 

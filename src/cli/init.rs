@@ -1,13 +1,12 @@
 //! `etcdvault init`.
 
-use vault::encryption::{EncryptionChoice, WORK_FACTOR, parse_recipients};
-
 use super::args::InitArgs;
 use super::exit_code::Exit;
 use super::human::{plural, printable};
 use super::output::Output;
 use crate::config::{Env, keys, place};
 use crate::operation::vaults::{self, InitReport};
+use crate::operation::vocabulary::{EncryptionChoice, WORK_FACTOR, parse_recipients};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
@@ -24,7 +23,7 @@ pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Ex
     let place = place::resolve(&raw, env)?;
     let encryption = encryption(&args, env).await?;
     let readable = matches!(encryption, EncryptionChoice::None);
-    let report = vaults::init(&place, encryption).await?;
+    let report = output.waiting("making the vault", vaults::init(&place, encryption)).await?;
     if readable {
         output.note(
             "warning: this vault is not encrypted: whoever can read it can read every Kubernetes \

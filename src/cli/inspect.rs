@@ -8,16 +8,16 @@ use super::human::{count, plural, printable, size};
 use super::output::Output;
 use super::settings::{open_vault, read_options};
 use crate::config::{Env, place};
-use crate::datadir::inspect::{Inspection, Trailer};
 use crate::operation::find;
 use crate::operation::inspect::{self, InspectReport};
+use crate::operation::vocabulary::{Inspection, Trailer};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let path = Path::new(&args.what);
     let events = output.events();
     let report = if path.symlink_metadata().is_ok() {
-        inspect::path(path, args.revision, &events).await?
+        inspect::path(path, args.revision, !args.skip_hash_check, &events).await?
     } else {
         let named = args
             .what
@@ -29,7 +29,7 @@ pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result
                 .hint("a file, a data directory, or a backup by id, latest or time"));
         };
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
-        let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+        let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
         let backup = find::find(&repository, cluster.as_ref(), named).await?;
         inspect::backup(&repository, &backup, args.revision, &read_options(), &events).await?
     };

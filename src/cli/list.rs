@@ -1,7 +1,6 @@
 //! `etcdvault list` and `etcdvault show`.
 
 use chrono::Utc;
-use vault::manifest::{ObjectEncryption, Proof, ProofState};
 
 use super::args::{ListArgs, ShowArgs};
 use super::exit_code::Exit;
@@ -14,12 +13,13 @@ use crate::config::{Env, place};
 use crate::operation::Failure;
 use crate::operation::find::{self, ListReport, ListedBackup, ShowReport};
 use crate::operation::proof::Verdict;
+use crate::operation::vocabulary::{ObjectEncryption, ProofState};
 
 pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env).await?;
+    let repository = open_vault(&args.vault, None, env, output).await?;
     let of_cluster = cluster.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
-    let report = find::list(&repository, cluster).await?;
+    let report = output.waiting("reading manifests", find::list(&repository, cluster)).await?;
     output.result(&report, || {
         if report.backups.is_empty() {
             return format!("no backups{of_cluster}\n");
@@ -62,7 +62,7 @@ fn table(report: &ListReport, width: Option<usize>) -> String {
 }
 
 fn proof(backup: &ListedBackup) -> String {
-    let (same, asked) = backup.agreed;
+    let (same, asked) = (backup.members_same, backup.members_asked);
     match backup.proof.state {
         ProofState::Proven => of(same, asked, "member"),
         ProofState::NotProven => "no".to_owned(),
@@ -73,7 +73,7 @@ fn proof(backup: &ListedBackup) -> String {
 
 pub(crate) async fn show(args: ShowArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env).await?;
+    let repository = open_vault(&args.vault, None, env, output).await?;
     let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
     let report = find::show(&repository, &backup).await?;
     output.result(&report, || details(&report));
@@ -86,7 +86,7 @@ fn details(report: &ShowReport) -> String {
     lines.add("backup", &backup.id);
     lines.add("cluster", format!("{}, lineage {}", backup.cluster, backup.lineage));
     lines.add("taken", time_both(backup.taken));
-    if let Ok(content) = &report.content {
+    if let Some(content) = &report.content {
         let origin = &content.origin;
         let mut from = match &origin.member {
             Some(member) => format!("{member} at {}", origin.place),
@@ -97,10 +97,10 @@ fn details(report: &ShowReport) -> String {
         }
         lines.add("from", from);
     }
-    lines.add("proof", describe(&backup.proof, backup.agreed));
+    lines.add("proof", describe(backup));
     backup.proof.reasons.iter().for_each(|reason| lines.add("", reason));
     match &report.content {
-        Ok(content) => {
+        Some(content) => {
             for member in &content.members {
                 let verdict = match member.verdict {
                     Verdict::Same => "the same",
@@ -113,9 +113,9 @@ fn details(report: &ShowReport) -> String {
             lines.gap();
             content_lines(&mut lines, &content.database);
         }
-        Err(error) => {
+        None => {
             label_lines(&mut lines, report);
-            lines.add("content", error);
+            lines.add("content", report.content_error.as_deref().unwrap_or("not known"));
         }
     }
     for object in &report.objects {
@@ -152,9 +152,9 @@ fn label_lines(lines: &mut Lines, report: &ShowReport) {
     }
 }
 
-fn describe(proof: &Proof, (same, asked): (usize, usize)) -> String {
-    match proof.state {
-        ProofState::Proven => format!("proven on {}", of(same, asked, "member")),
+fn describe(backup: &ListedBackup) -> String {
+    match backup.proof.state {
+        ProofState::Proven => format!("proven on {}", proof(backup)),
         ProofState::NotProven => "not proven".to_owned(),
         ProofState::Mismatch => "DIFFERENT from what the cluster held".to_owned(),
         ProofState::Unknown => "unknown".to_owned(),

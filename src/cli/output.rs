@@ -56,6 +56,15 @@ impl Output {
         Progress::new(self.terminal && !self.quiet && !self.json, self.quiet).into_events()
     }
 
+    /// Waits for `work`, visibly on a terminal.
+    pub(crate) async fn waiting<T>(&self, what: &str, work: impl Future<Output = T>) -> T {
+        let events = self.events();
+        events.started(what, None);
+        let result = work.await;
+        events.finished();
+        result
+    }
+
     /// Prints the result: `value` as JSON, else the text.
     pub(crate) fn result(&self, value: &impl Serialize, text: impl FnOnce() -> String) {
         if self.json {

@@ -81,11 +81,13 @@ fn bar(what: &str, total: Option<u64>) -> ProgressBar {
 }
 
 fn bytes_style() -> ProgressStyle {
-    style("{msg}  {bytes_per_sec}  {wide_bar}  {bytes} of {total_bytes}  {eta} left")
+    style(
+        "{msg}  {decimal_bytes_per_sec}  {wide_bar}  {decimal_bytes} of {decimal_total_bytes}  {eta} left",
+    )
 }
 
 fn unknown_style() -> ProgressStyle {
-    style("{spinner} {msg}  {bytes}  {elapsed}")
+    style("{spinner} {msg}  {elapsed}")
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -10,10 +10,10 @@ use super::output::Output;
 use super::settings::{open_vault, read_options};
 use super::table::{Align, Table};
 use crate::config::{Env, owner, place};
-use crate::datadir::restore::{Options, Target};
 use crate::operation::find;
 use crate::operation::interrupt::Interrupt;
 use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
+use crate::operation::vocabulary::{RestoreOptions as Options, RestoreTarget as Target};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn data_dir(
@@ -36,7 +36,7 @@ pub(crate) async fn data_dir(
     } else if let Some(name) = backup_name(&args.source) {
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
         let found = async {
-            let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+            let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
             let backup = find::find(&repository, cluster.as_ref(), name).await?;
             Ok::<_, Failure>((repository, backup))
         };

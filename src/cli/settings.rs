@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use vault::repository::{ReadOptions, Repository, Spool, WriteOptions};
-
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
+use super::output::Output;
 use crate::config::{Env, keys, place};
+use crate::operation::vocabulary::{ReadOptions, Repository, Spool, WriteOptions};
 use crate::operation::{Failure, vaults};
 
 /// Opens the vault, unlocked with whatever key was given.
@@ -13,13 +13,14 @@ pub(crate) async fn open_vault(
     vault: &VaultArgs,
     keys: Option<&KeyArgs>,
     env: &Env,
+    output: &Output,
 ) -> Result<Repository, Failure> {
     let place = place::resolve(&vault.raw(), env)?;
     let identities = match keys {
         Some(keys) => keys::resolve(&keys.raw(), env).await.map_err(Failure::of_key)?,
         None => None,
     };
-    vaults::open(&place, identities).await
+    output.waiting("opening the vault", vaults::open(&place, identities)).await
 }
 
 /// How objects are written.

@@ -6,18 +6,14 @@ use super::human::{count, printable, size};
 use super::output::Output;
 use super::table::{Align, Table};
 use crate::config::{Env, connection};
-use crate::etcd::Connector;
 use crate::operation::Failure;
 use crate::operation::status::{MemberRow, StatusReport, status};
+use crate::operation::vocabulary::Connector;
 
 pub(crate) async fn run(args: StatusArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let settings = connection::resolve(&args.connection.raw(), env)?;
     let connector = Connector::new(&settings)?;
-    let events = output.events();
-    events.started("asking the members".to_owned(), None);
-    let report = status(&connector, &settings).await;
-    events.finished();
-    let report = report?;
+    let report = output.waiting("asking the members", status(&connector, &settings)).await?;
     output.result(&report, || text(&report, output.width()));
     Ok(if report.complete() { Exit::Ok } else { Exit::Partial })
 }

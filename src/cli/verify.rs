@@ -20,7 +20,7 @@ struct Report {
 
 pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
     let cluster = place::cluster(args.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env).await?;
+    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
     let level = match args.level {
         LevelArg::Manifest => Level::Manifest,
         LevelArg::Stored => Level::Stored,

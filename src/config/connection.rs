@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Env, SettingError, credential, duration, secret_file};
-use crate::etcd::{ConnectionSettings, Credentials};
-use crate::types::{Endpoint, Secret};
+use crate::types::{ConnectionSettings, Credentials, Endpoint, Secret};
 
 /// What was given on the command line.
 #[derive(Debug, Clone, Default)]

@@ -9,35 +9,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Identity};
 
 use super::error::{EtcdError, EtcdErrorKind};
 use super::tls::Handshake;
-use crate::types::{Endpoint, HexId, Revision, Secret, Version};
-
-/// Name and password of an etcd user.
-#[derive(Debug, Clone)]
-pub struct Credentials {
-    /// The user.
-    pub user: String,
-    /// The password.
-    pub password: Secret,
-}
-
-/// How the members are reached.
-#[derive(Debug, Clone)]
-pub struct ConnectionSettings {
-    /// Where the members serve their clients; at least one.
-    pub endpoints: Vec<Endpoint>,
-    /// PEM file with the CA of the members' certificates; the system's roots otherwise.
-    pub ca_file: Option<PathBuf>,
-    /// PEM file with our certificate.
-    pub cert_file: Option<PathBuf>,
-    /// PEM file with our key.
-    pub key_file: Option<PathBuf>,
-    /// User and password where authentication is enabled.
-    pub credentials: Option<Credentials>,
-    /// Bound on connecting, TLS and authentication included.
-    pub dial_timeout: Duration,
-    /// Bound on a short call.
-    pub command_timeout: Duration,
-}
+use crate::types::{ConnectionSettings, Credentials, Endpoint, HexId, Revision, Version};
 
 /// Makes connections; the files are read once.
 #[derive(Clone)]
@@ -193,10 +165,14 @@ impl Connector {
     fn explain(&self, mut error: EtcdError) -> EtcdError {
         if !error.endpoint.is_tls() && error.kind == EtcdErrorKind::Broken {
             error.kind = EtcdErrorKind::TlsPort;
+            error.detail = CLOSED.to_owned();
         }
         error
     }
 }
+
+/// What the library says of it depends on which side noticed first.
+const CLOSED: &str = "the connection was closed without an answer";
 
 impl std::fmt::Debug for Connector {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -438,6 +414,7 @@ impl MemberClient {
                 // the first call is where it shows.
                 if !self.tls && error.kind == EtcdErrorKind::Broken {
                     error.kind = EtcdErrorKind::TlsPort;
+                    error.detail = CLOSED.to_owned();
                 }
                 Err(error)
             }

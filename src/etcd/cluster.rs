@@ -5,11 +5,9 @@ use std::collections::BTreeMap;
 use futures_util::future::join_all;
 use serde::Serialize;
 
-use super::client::{
-    Alarm, ConnectionSettings, Connector, ListedMember, MemberClient, MemberStatus,
-};
+use super::client::{Alarm, Connector, ListedMember, MemberClient, MemberStatus};
 use super::error::EtcdError;
-use crate::types::{Endpoint, HexId};
+use crate::types::{ConnectionSettings, Endpoint, HexId};
 
 /// A member, or an endpoint behind which no member answered.
 #[derive(Debug)]
@@ -138,7 +136,7 @@ pub async fn observe(
     if reach == Reach::AllMembers {
         let others = list.iter().filter(|m| !by_id.contains_key(&m.id)).cloned();
         let rows = join_all(others.map(|member| ask_listed(connector, member))).await;
-        by_id.extend(rows.into_iter().map(|(id, row)| (id, row)));
+        by_id.extend(rows);
     }
     view.rows = by_id.into_values().chain(unknown).collect();
     view.rows.sort_by_key(|row| (row.listed.is_none(), row.label()));

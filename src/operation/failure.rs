@@ -2,6 +2,7 @@
 
 use std::error::Error as StdError;
 
+use crate::etcd::client::TlsFileError;
 use crate::etcd::{EtcdError, EtcdErrorKind};
 
 /// The kinds of failure; the exit code follows from the kind alone.
@@ -173,6 +174,18 @@ pub fn etcd_hint(error: &EtcdError) -> Option<String> {
         EtcdErrorKind::NoLeader => {
             "the cluster has no quorum; etcdvault status shows which members answer".to_owned()
         }
+        EtcdErrorKind::Refused if error.detail.contains("HTTP status code") => {
+            "something else than etcd answers there: a proxy, or another port than that for \
+             clients, which is mostly 2379"
+                .to_owned()
+        }
         _ => return None,
     })
+}
+
+impl From<TlsFileError> for Failure {
+    fn from(error: TlsFileError) -> Self {
+        Self::new(FailureKind::Key, error.to_string())
+            .hint("--cacert, --cert and --key take PEM files; a node's own need root to read")
+    }
 }

@@ -22,12 +22,11 @@ use crate::datadir::hash::{Digests, StreamScan};
 use crate::event::Events;
 
 /// Where an export goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A new file.
     File(PathBuf),
-    /// Standard output.
-    Stdout,
+    /// Wherever this leads, standard output for example.
+    Writer(Box<dyn Write + Send>),
 }
 
 /// What an export did.
@@ -48,7 +47,7 @@ pub struct ExportReport {
 pub async fn export(
     repository: &Repository,
     backup: &Backup,
-    target: &Target,
+    target: Target,
     options: &ReadOptions,
     events: &Events,
 ) -> Result<ExportReport, Failure> {
@@ -58,7 +57,7 @@ pub async fn export(
         .manifest
         .object(SNAPSHOT_ROLE)
         .ok_or_else(|| Failure::new(FailureKind::Usage, format!("{what}: it holds no snapshot")))?;
-    if let Target::File(path) = target
+    if let Target::File(path) = &target
         && path.symlink_metadata().is_ok()
     {
         return Err(Failure::new(FailureKind::Usage, format!("{what}: {} exists", path.display()))
@@ -70,8 +69,11 @@ pub async fn export(
         .map_err(|error| storage_failure(what.clone(), error))?;
     let io = |error: std::io::Error| Failure::new(FailureKind::Error, what.clone()).because(error);
     let mut sink = match target {
-        Target::File(path) => Sink::File(temporary_beside(path).map_err(&io)?),
-        Target::Stdout => Sink::Stdout,
+        Target::File(path) => {
+            let file = temporary_beside(&path).map_err(&io)?;
+            Sink::File(file, path)
+        }
+        Target::Writer(writer) => Sink::Writer(writer),
     };
     events.started(format!("export {id}"), Some(object.plain_size));
     let mut size = 0;
@@ -93,31 +95,31 @@ pub async fn export(
         events.progress(size);
     }
     events.finished();
-    let path = match (sink, target) {
-        (Sink::File(file), Target::File(path)) => {
+    let path = match sink {
+        Sink::File(file, path) => {
             file.as_file().sync_all().map_err(&io)?;
-            file.persist_noclobber(path).map_err(|error| io(error.error))?;
-            sync_parent(path).map_err(&io)?;
-            Some(path.clone())
+            file.persist_noclobber(&path).map_err(|error| io(error.error))?;
+            sync_parent(&path).map_err(&io)?;
+            Some(path)
         }
-        _ => None,
+        Sink::Writer(_) => None,
     };
     Ok(ExportReport { id: id.to_string(), path, size, sha256: object.plain_sha256.to_string() })
 }
 
 enum Sink {
-    File(tempfile::NamedTempFile),
-    Stdout,
+    /// A file without its name yet, and that name.
+    File(tempfile::NamedTempFile, PathBuf),
+    Writer(Box<dyn Write + Send>),
 }
 
 impl Sink {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         match self {
-            Self::File(file) => file.write_all(bytes),
-            Self::Stdout => {
-                let mut stdout = std::io::stdout().lock();
-                stdout.write_all(bytes)?;
-                stdout.flush()
+            Self::File(file, _) => file.write_all(bytes),
+            Self::Writer(writer) => {
+                writer.write_all(bytes)?;
+                writer.flush()
             }
         }
     }

@@ -80,8 +80,10 @@ pub struct ListedBackup {
     pub stored_size: u64,
     /// Whether it was compared with the cluster.
     pub proof: Proof,
-    /// How many members said it is the same, and how many were asked.
-    pub agreed: (usize, usize),
+    /// How many members said it is the same.
+    pub members_same: usize,
+    /// How many members were to be compared.
+    pub members_asked: usize,
     /// etcd's version.
     pub etcd_version: Option<String>,
     /// What the user attached.
@@ -157,7 +159,8 @@ fn row(manifest: &Manifest, ids: &[String]) -> ListedBackup {
         size: sum(|object| object.plain_size),
         stored_size: sum(|object| object.stored_size),
         proof: manifest.proof.clone(),
-        agreed: (same, members.len()),
+        members_same: same,
+        members_asked: members.len(),
         etcd_version: content.and_then(|content| content.origin.etcd_version),
         labels: manifest.labels.clone(),
     }
@@ -190,9 +193,11 @@ pub struct ShowReport {
     pub manifest: String,
     /// Its objects.
     pub objects: Vec<ObjectRecord>,
-    /// All that is known of the snapshot; `None` with the reason when another
-    /// program, or a newer version, wrote it.
-    pub content: Result<SnapshotContent, String>,
+    /// All that is known of the snapshot; `None` when another program, or a newer
+    /// version, wrote it.
+    pub content: Option<SnapshotContent>,
+    /// Why the content is not known.
+    pub content_error: Option<String>,
     /// Results of verifications, oldest first.
     pub receipts: Vec<ShownReceipt>,
 }
@@ -228,13 +233,18 @@ pub async fn show(repository: &Repository, backup: &Backup) -> Result<ShowReport
         )
         .detail(super::failure::chain(&entry.error).join(": ")));
     }
+    let (content, content_error) = match SnapshotContent::of(manifest) {
+        Ok(content) => (Some(content), None),
+        Err(error) => (None, Some(error)),
+    };
     Ok(ShowReport {
         backup: row(manifest, &[]),
         finished: manifest.finished,
         tool: manifest.tool.clone(),
         manifest: backup.key.to_string(),
         objects: manifest.objects.clone(),
-        content: SnapshotContent::of(manifest),
+        content,
+        content_error,
         receipts: receipts.into_iter().map(Into::into).collect(),
     })
 }

@@ -36,10 +36,11 @@ pub struct HashAt {
     pub hash: u32,
 }
 
-/// Inspects a file or a directory.
+/// Inspects a file or a directory; the trailing SHA-256 of a snapshot on request.
 pub async fn path(
     path: &Path,
     revision: Option<i64>,
+    check_trailer: bool,
     events: &Events,
 ) -> Result<InspectReport, Failure> {
     let what = path.display().to_string();
@@ -47,7 +48,7 @@ pub async fn path(
     events.started(format!("inspect {what}"), path.metadata().ok().map(|m| m.len()));
     let progress = events.clone();
     let inspected = tokio::task::spawn_blocking(move || {
-        let options = spilling_options();
+        let options = ScanOptions { sha256: check_trailer, ..spilling_options() };
         inspect::inspect_with(&owned, options, |done| progress.progress(done))
     })
     .await;

@@ -70,8 +70,8 @@ pub struct RestoredMember {
 
 /// Bytes read from a file at a time.
 const CHUNK: usize = 1 << 20;
-/// Chunks on their way to the builder.
-const QUEUE: usize = 4;
+/// Chunks on their way to the builder: a frame each, and frames are what costs memory.
+const QUEUE: usize = 1;
 
 /// Builds the directories.
 pub async fn data_dir(

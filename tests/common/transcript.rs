@@ -6,7 +6,7 @@
 //! | comment | meaning |
 //! |---|---|
 //! | `<!-- transcript: members=3 tls series=3.6 fill=300 streams -->` | once, first: which cluster runs; `streams` marks stderr with `! ` |
-//! | `<!-- act: kill m3 -->`, `start m3`, `kill all`, `start all`, `adopt DIR` | acts on members; `adopt` starts them on the directories of their names below DIR |
+//! | `<!-- act: kill m3 -->`, `kill all`, `adopt DIR` | acts on members; `adopt` starts them on the directories of their names below DIR |
 //! | `<!-- run: COMMAND -->` | runs a command that the reader does not see |
 //!
 //! In a block, lines after `$ ` are commands (continued by `\`), the others are output;
@@ -248,19 +248,41 @@ impl Stage {
             }
             return self.cluster.start().await.unwrap();
         }
+        let mut gone = Vec::new();
         for member in self.cluster.members_mut() {
             if object != "all" && object != member.name() {
                 continue;
             }
-            match verb {
-                "kill" if !member.is_running().unwrap() => {}
-                "kill" => drop(member.kill().unwrap()),
-                "spawn" | "start" => member.spawn().unwrap(),
-                _ => panic!("no such act: {act}"),
+            assert_eq!(verb, "kill", "no such act: {act}");
+            if member.is_running().unwrap() {
+                let status = member.client().await.unwrap().status().await.unwrap();
+                gone.push(status.header().unwrap().member_id());
+                member.kill().unwrap();
             }
         }
-        if verb == "start" {
-            self.cluster.client().await.unwrap().status().await.unwrap();
+        self.settle(&gone).await;
+    }
+
+    /// Waits until the members that run have chosen a leader that is not `gone`, or
+    /// know that they cannot.
+    async fn settle(&mut self, gone: &[u64]) {
+        let all = self.cluster.members().len();
+        let mut running = Vec::new();
+        for member in self.cluster.members_mut() {
+            if member.is_running().unwrap() {
+                running.push(member.client().await.unwrap());
+            }
+        }
+        let quorum = running.len() > all / 2;
+        for client in &mut running {
+            for tries in 0.. {
+                let leader = client.status().await.unwrap().leader();
+                if quorum == (leader != 0) && !gone.contains(&leader) {
+                    break;
+                }
+                assert!(tries < 100, "the members did not settle within 20 s");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
         }
     }
 
@@ -328,7 +350,7 @@ async fn versions_settled(cluster: &Cluster) {
 fn masked(text: &str) -> String {
     static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         [
-            (r"\b\d{8}T\d{6}Z", "TIME"),
+            (r"\b\d{8}T\d{6}(\.\d+)?Z", "TIME"),
             (r"\b\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:\d\d)?(\.\d+)?Z?", "TIME"),
             (r"/20\d\d/\d\d/", "/YEAR/MONTH/"),
             // An alert of TLS 1.3 may come when the connection already stands.
@@ -340,7 +362,8 @@ fn masked(text: &str) -> String {
             (r"\b[0-9a-f]{14,16}\b", "HEX"),
             (r"\b[0-9a-f]{8}\b( \(\d+\))?", "HASH"),
             (r"\b\d+(\.\d+)? [kMG]?B\b", "SIZE"),
-            (r"\b\d+(\.\d+)? (s|ms|min|h)\b", "DURATION"),
+            (r"\b(\d+ min )?\d+(\.\d+)? (s|ms|min|h)\b", "DURATION"),
+            (r"the database has \d+", "the database has BYTES"),
             (r"\b\d+ %", "SHARE"),
             (r"127\.0\.0\.1:\d+", "ADDRESS"),
             (r"10\.0\.0\.\d\d:\d+", "ADDRESS"),

@@ -116,7 +116,8 @@ pub(crate) fn start(
     let (mut to_workers, mut from_workers) = (Vec::new(), Vec::new());
     for _ in 0..workers {
         let (to, frames) = sync_channel(1);
-        let (plain, from) = sync_channel(1);
+        // Handed over, not queued: each waiting frame would cost its 4 MiB.
+        let (plain, from) = sync_channel(0);
         let (pool, spare) = (pool.clone(), spare_sender.clone());
         spawn("vault-decompress", move || decode(&frames, &plain, &spare, &pool))?;
         to_workers.push(to);

@@ -1,0 +1,12 @@
+//! The words of the modules below that operations take and return, for callers that
+//! look no deeper than `operation`.
+
+pub use vault::encryption::{EncryptionChoice, WORK_FACTOR, parse_recipients};
+pub use vault::layout::LineageName;
+pub use vault::manifest::{ObjectEncryption, Proof, ProofState};
+pub use vault::repository::{ReadOptions, Repository, Spool, WriteOptions};
+
+pub use crate::datadir::inspect::{Inspection, Trailer};
+pub use crate::datadir::restore::{Options as RestoreOptions, Target as RestoreTarget};
+pub use crate::etcd::Connector;
+pub use crate::etcd::cluster::Reach;
