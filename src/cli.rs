@@ -126,9 +126,10 @@ fn usage(error: &clap::Error, args: &[OsString]) -> Exit {
             if wants_json(args) {
                 output::print_json_failure(&failure);
             } else {
+                // clap's own tip is in there already.
                 let _ = error.print();
-                if let Some(hint) = &failure.hint {
-                    output::hint(hint);
+                if let Some(hint) = hints::mistake(error, args) {
+                    output::hint(&hint);
                 }
             }
             Exit::Failed(FailureKind::Usage)

@@ -533,8 +533,17 @@ pub(crate) struct WriteArgs {
     pub(crate) spool_limit: u32,
 }
 
+/// The most bytes that a manifest takes.
+const MAX_LABEL: usize = 1_000;
+
 fn label(text: &str) -> Result<(String, String), String> {
+    if vault::document::printable(text) != text {
+        return Err("a label holds no control characters".to_owned());
+    }
     match text.split_once('=') {
+        Some((name, value)) if name.len() > MAX_LABEL || value.len() > MAX_LABEL => {
+            Err(format!("a label's name and its value have at most {MAX_LABEL} bytes"))
+        }
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("a label is NAME=VALUE".to_owned()),
     }

@@ -41,7 +41,12 @@ pub(crate) async fn export(args: ExportArgs, output: &Output, env: &Env) -> Resu
         files::export(&repository, &backup, target, &read_options(), &output.events()).await?;
     if !to_stdout {
         output.result(&report, || {
-            format!("{}  {}  sha256 {}\n", args.output.display(), size(report.size), report.sha256)
+            format!(
+                "{}  {}  sha256 {}\n",
+                super::human::printable(&args.output.display().to_string()),
+                size(report.size),
+                report.sha256
+            )
         });
     }
     Ok(Exit::Ok)

@@ -51,6 +51,13 @@ impl From<SettingError> for Failure {
     }
 }
 
+impl Failure {
+    /// A key that cannot be had or used.
+    pub(super) fn of_key(error: SettingError) -> Self {
+        Self { kind: FailureKind::Key, ..Self::from(error) }.hint(crate::config::keys::HINT)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -94,9 +94,12 @@ pub(crate) fn duration(duration: std::time::Duration) -> String {
 
 /// Foreign text for a terminal: control characters shown, never sent.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars()
+    let escaped: String = text
+        .chars()
         .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect()
+        .collect();
+    // What turns the direction of writing around is no better.
+    vault::document::printable(&escaped)
 }
 
 #[cfg(test)]

@@ -45,7 +45,9 @@ async fn encryption(args: &InitArgs, env: &Env) -> Result<EncryptionChoice, Fail
         })?;
         return Ok(EncryptionChoice::Recipients(recipients));
     }
-    if let Some(passphrase) = keys::passphrase(&args.keys.raw(), env).await? {
+    if let Some(passphrase) =
+        keys::passphrase(&args.keys.raw(), env).await.map_err(Failure::of_key)?
+    {
         return Ok(EncryptionChoice::Passphrase { passphrase, work_factor: WORK_FACTOR });
     }
     Err(Failure::new(FailureKind::Usage, "it is not said who may read this vault").hint(

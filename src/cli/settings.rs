@@ -17,7 +17,7 @@ pub(crate) async fn open_vault(
 ) -> Result<Repository, Failure> {
     let place = place::resolve(&vault.raw(), env)?;
     let identities = match keys {
-        Some(keys) => keys::resolve(&keys.raw(), env).await?,
+        Some(keys) => keys::resolve(&keys.raw(), env).await.map_err(Failure::of_key)?,
         None => None,
     };
     output.waiting("opening the vault", vaults::open(&place, identities)).await

@@ -18,6 +18,7 @@ pub(crate) fn man(args: &ManArgs, output: &Output) -> Result<Exit, Failure> {
     let what = format!("the manual pages were not written to {}", args.directory.display());
     clap_mangen::generate_to(Cli::command(), &args.directory)
         .map_err(|error| Failure::new(FailureKind::Error, what).because(error))?;
-    output.note(&format!("manual pages written to {}", args.directory.display()));
+    let directory = super::human::printable(&args.directory.display().to_string());
+    output.note(&format!("manual pages written to {directory}"));
     Ok(Exit::Ok)
 }

@@ -166,6 +166,15 @@ impl Inspection {
             problems.insert(0, "the SHA-256 behind the database is not that of its bytes".into());
             problem_count += 1;
         }
+        if !scan.has_trailer && !scan.file_size.is_multiple_of(SMALLEST_PAGE) {
+            problems.insert(
+                0,
+                "the file ends neither after a page nor after the SHA-256 of a snapshot: it is \
+                 cut short"
+                    .into(),
+            );
+            problem_count += 1;
+        }
         let page_size = u64::from(scan.meta.page_size);
         Ok(Self {
             kind,
@@ -195,6 +204,9 @@ impl Inspection {
         })
     }
 }
+
+/// Every page size is a multiple of this.
+const SMALLEST_PAGE: u64 = 512;
 
 /// Inspects a snapshot, a database file or a data directory. The directory's
 /// member must be stopped: a running one writes while this reads.

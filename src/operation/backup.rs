@@ -96,6 +96,9 @@ const LAG_LIMIT: u64 = 1_000;
 const MAX_SOURCES: usize = 3;
 /// Chunks of about 1 MB on their way to the scan.
 const SCAN_QUEUE: usize = 4;
+/// What a manifest takes of reasons and of their bytes, with some room left.
+const MAX_REASONS: usize = 90;
+const MAX_REASON: usize = 900;
 /// Bound on giving up an object that was begun.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -614,5 +617,17 @@ fn judge(scan: &Scan, members: &[MemberProof], v2: Option<V2Keys>, policy: Polic
         }
         ProofState::NotProven
     };
+    let reasons = reasons.into_iter().take(MAX_REASONS).map(|reason| fitting(&reason)).collect();
     Proof { state, reasons }
+}
+
+/// What a manifest takes of a text: printable, and not too long.
+fn fitting(reason: &str) -> String {
+    let mut reason = vault::document::printable(reason);
+    if reason.len() > MAX_REASON {
+        let end = (0..=MAX_REASON).rev().find(|&at| reason.is_char_boundary(at)).unwrap_or(0);
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
 }

@@ -3,6 +3,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use vault::document::printable;
 use vault::manifest::{ContentSchema, Manifest};
 
 use super::proof::MemberProof;
@@ -157,7 +158,9 @@ impl SnapshotContent {
     /// The JSON of a manifest.
     pub fn to_value(&self) -> serde_json::Value {
         // Plain data with text keys: it has no way to fail.
-        serde_json::to_value(self).unwrap_or_default()
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        make_printable(&mut value);
+        value
     }
 
     /// Reads the content of `manifest`; an error says which schema it has.
@@ -174,5 +177,25 @@ impl SnapshotContent {
         }
         serde_json::from_value(manifest.content.clone())
             .map_err(|error| format!("its content does not follow its schema: {error}"))
+    }
+}
+
+/// Escapes what a manifest refuses in texts: names in a database and of files may hold
+/// anything.
+fn make_printable(value: &mut serde_json::Value) {
+    use serde_json::Value;
+    match value {
+        Value::String(text) => *text = printable(text),
+        Value::Array(values) => values.iter_mut().for_each(make_printable),
+        Value::Object(members) => {
+            *members = std::mem::take(members)
+                .into_iter()
+                .map(|(name, mut value)| {
+                    make_printable(&mut value);
+                    (printable(&name), value)
+                })
+                .collect();
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

@@ -329,7 +329,12 @@ impl Source {
             return Err(damaged("it is empty"));
         }
         // etcd's own rule: a database is whole pages, a snapshot has 32 bytes more.
-        let has_trailer = size % 512 == TRAILER;
+        let has_trailer = size % PAGES == TRAILER;
+        if !has_trailer && !size.is_multiple_of(PAGES) {
+            return Err(damaged(
+                "it ends neither after a page nor after the SHA-256 of a snapshot: truncated",
+            ));
+        }
         let database = if has_trailer {
             size - TRAILER
         } else {
@@ -379,5 +384,7 @@ impl Source {
     }
 }
 
+/// Every page size is a multiple of this.
+const PAGES: u64 = 512;
 /// Bytes of the SHA-256 at the end of a snapshot.
 const TRAILER: u64 = 32;
