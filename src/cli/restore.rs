@@ -7,7 +7,7 @@ use super::args::RestoreDataDirArgs;
 use super::exit_code::Exit;
 use super::human::{count, duration, printable, size};
 use super::output::Output;
-use super::settings::{open_vault, read_options};
+use super::settings::open_vault;
 use super::table::{Align, Table};
 use crate::config::{Env, owner, place};
 use crate::operation::find;
@@ -44,7 +44,7 @@ pub(crate) async fn data_dir(
             .or("nothing was restored", found)
             .await?
             .map_err(|failure| or_a_file(failure, name))?;
-        let source = Source::Backup(&repository, &backup, read_options());
+        let source = Source::Backup(&repository, &backup);
         restore_data_dir(source, options, &events, interrupt).await?
     } else {
         let source = Source::File(args.source.clone().into());

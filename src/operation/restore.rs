@@ -21,7 +21,7 @@ use crate::types::HexId;
 #[derive(Debug)]
 pub enum Source<'a> {
     /// A backup in a vault.
-    Backup(&'a Repository, &'a Backup, ReadOptions),
+    Backup(&'a Repository, &'a Backup),
     /// A plain snapshot in a file.
     File(PathBuf),
     /// A plain snapshot on standard input.
@@ -82,7 +82,7 @@ pub async fn data_dir(
 ) -> Result<RestoreReport, Failure> {
     let begun = std::time::Instant::now();
     let (name, expected, total) = match &source {
-        Source::Backup(_, backup, _) => expected(backup)?,
+        Source::Backup(_, backup) => expected(backup)?,
         Source::File(path) => {
             (path.display().to_string(), Expected::default(), path.metadata().ok().map(|m| m.len()))
         }
@@ -199,11 +199,13 @@ async fn feed(
     events: &Events,
 ) -> Result<(), Failure> {
     match source {
-        Source::Backup(repository, backup, options) => {
+        Source::Backup(repository, backup) => {
             let Some(object) = backup.manifest.object(SNAPSHOT_ROLE) else { return Ok(()) };
             let storage = |error| storage_failure(what, error);
-            // The builder hashes what it is given and knows what to expect.
-            let options = ReadOptions { hash_plain: false, ..options };
+            // The builder hashes what it is given and knows what to expect. It also takes
+            // longer for a frame than one thread does to decompress it: more of them
+            // would only hold more frames in memory.
+            let options = ReadOptions { hash_plain: false, workers: 1 };
             let mut reader = repository.open_object(object, &options).await.map_err(storage)?;
             let mut done = 0;
             while let Some(chunk) = reader.next().await.map_err(storage)? {

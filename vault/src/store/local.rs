@@ -34,7 +34,7 @@ use crate::durable::{self, File, FileSystem, FileType};
 const DIR_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 /// What is read at once.
-const READ: u64 = 1 << 20;
+const READ: u64 = 256 * 1024;
 /// How many names a listing looks at before it lets others run.
 const BATCH: usize = 256;
 /// A temporary file of a writer that cannot be asked after is left for this long
