@@ -537,7 +537,7 @@ pub(crate) struct WriteArgs {
 const MAX_LABEL: usize = 1_000;
 
 fn label(text: &str) -> Result<(String, String), String> {
-    if vault::document::printable(text) != text {
+    if crate::operation::vocabulary::printable(text) != text {
         return Err("a label holds no control characters".to_owned());
     }
     match text.split_once('=') {

@@ -99,7 +99,7 @@ pub(crate) fn printable(text: &str) -> String {
         .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
         .collect();
     // What turns the direction of writing around is no better.
-    vault::document::printable(&escaped)
+    crate::operation::vocabulary::printable(&escaped)
 }
 
 #[cfg(test)]

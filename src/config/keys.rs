@@ -129,7 +129,8 @@ mod tests {
     async fn errors_never_show_a_key() {
         let env = Env::new(|name| (name == "ETCDVAULT_IDENTITY").then(|| IDENTITY.to_owned()));
         if let Err(error) = resolve(&RawKeys::default(), &env).await {
-            assert!(!format!("{error:?}").contains("AGE-SECRET"), "{error:?}");
+            // The message may say how a key begins.
+            assert!(!format!("{error:?}").contains(&IDENTITY[16..]), "{error:?}");
         }
     }
 

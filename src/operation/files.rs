@@ -330,11 +330,6 @@ impl Source {
         }
         // etcd's own rule: a database is whole pages, a snapshot has 32 bytes more.
         let has_trailer = size % PAGES == TRAILER;
-        if !has_trailer && !size.is_multiple_of(PAGES) {
-            return Err(damaged(
-                "it ends neither after a page nor after the SHA-256 of a snapshot: truncated",
-            ));
-        }
         let database = if has_trailer {
             size - TRAILER
         } else {
@@ -347,6 +342,11 @@ impl Source {
                 .filter(|&end| end <= size)
                 .ok_or_else(|| damaged("it is shorter than its own pages: truncated"))?
         };
+        if !has_trailer && !size.is_multiple_of(PAGES) {
+            return Err(damaged(
+                "it ends neither after a page nor after the SHA-256 of a snapshot: truncated",
+            ));
+        }
         Ok(Self { file, database, has_trailer })
     }
 

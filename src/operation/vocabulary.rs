@@ -1,6 +1,7 @@
 //! The words of the modules below that operations take and return, for callers that
 //! look no deeper than `operation`.
 
+pub use vault::document::printable;
 pub use vault::encryption::{EncryptionChoice, WORK_FACTOR, parse_recipients};
 pub use vault::layout::LineageName;
 pub use vault::manifest::{ObjectEncryption, Proof, ProofState};
