@@ -163,7 +163,7 @@ async fn restores_that_cannot_be_meant() {
         let output = cli.command(args).current_dir(root.path()).output().await.unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(code), "run {number}: {said}");
-        assert_eq!(said.contains("member"), true, "{said}");
+        assert!(said.contains("member"), "{said}");
     }
     // An empty directory with lost+found is a mount point, and fine.
     let mount = root.path().join("mount");

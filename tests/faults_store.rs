@@ -35,14 +35,23 @@ use vault::store::{Capabilities, Download, ErrorKind, Key, ObjectInfo, SizeHint,
 
 use common::{files, fill, listed, new_vault, program, says};
 
+/// Whether this process may mount file systems and act as another user; said where not.
+#[expect(clippy::print_stderr, reason = "whoever reads the result must know what was left out")]
+fn is_root(what: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        eprintln!("not tested: {what} needs root");
+    }
+    root
+}
+
 /// A small file system in memory, gone with the value.
 struct Tmpfs(PathBuf);
 
 impl Tmpfs {
     /// `None` where mounting is not allowed.
     fn mount(at: &Path, size: &str) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("not tested: mounting a small file system needs root");
+        if !is_root("mounting a small file system") {
             return None;
         }
         std::fs::create_dir_all(at).unwrap();
@@ -124,8 +133,7 @@ async fn a_directory_that_takes_no_more() {
 /// A user who may not write, and one who may not even read.
 #[tokio::test]
 async fn a_vault_of_somebody_else() {
-    if !rustix::process::geteuid().is_root() {
-        eprintln!("not tested: acting as another user needs root");
+    if !is_root("acting as another user") {
         return;
     }
     let root = tempfile::tempdir().unwrap();
