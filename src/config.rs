@@ -61,12 +61,19 @@ pub struct SettingError {
     pub what: String,
     /// What to do.
     pub hint: Option<String>,
+    /// Whether a key or password is missing or unusable, rather than a flag wrong.
+    pub is_key: bool,
 }
 
 impl SettingError {
     /// A setting that cannot be used, because of `what`.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), hint: None }
+        Self { what: what.into(), hint: None, is_key: false }
+    }
+
+    /// The same for a key or password that cannot be had.
+    pub fn key(what: impl Into<String>) -> Self {
+        Self { is_key: true, ..Self::new(what) }
     }
 
     /// Adds what to do.
@@ -110,11 +117,11 @@ pub fn duration(name: &str, text: &str) -> Result<Duration, SettingError> {
 /// Reads a file with a secret: one line, without the line's end.
 fn secret_file(what: &str, path: &Path) -> Result<String, SettingError> {
     let text = std::fs::read_to_string(path).map_err(|error| {
-        SettingError::new(format!("cannot read the {what} from {}: {error}", path.display()))
+        SettingError::key(format!("cannot read the {what} from {}: {error}", path.display()))
     })?;
     let text = text.trim_end_matches(['\n', '\r']).to_owned();
     if text.is_empty() {
-        return Err(SettingError::new(format!("{} holds no {what}", path.display())));
+        return Err(SettingError::key(format!("{} holds no {what}", path.display())));
     }
     Ok(text)
 }

@@ -45,7 +45,8 @@ pub(crate) fn shell_word(text: &str) -> String {
 
 impl From<SettingError> for Failure {
     fn from(error: SettingError) -> Self {
-        let mut failure = Self::new(FailureKind::Usage, error.what);
+        let kind = if error.is_key { FailureKind::Key } else { FailureKind::Usage };
+        let mut failure = Self::new(kind, error.what);
         failure.hint = error.hint;
         failure
     }

@@ -44,7 +44,7 @@ pub async fn resolve(raw: &RawKeys, env: &Env) -> Result<Option<Identities>, Set
     .await?;
     if let Some(text) = identity {
         let identities = Identities::from_text(&text)
-            .map_err(|error| SettingError::new(error.to_string()).hint(HINT))?;
+            .map_err(|error| SettingError::key(error.to_string()).hint(HINT))?;
         return Ok(Some(identities));
     }
     Ok(passphrase(raw, env).await?.map(Identities::from_passphrase))
@@ -61,7 +61,7 @@ pub async fn passphrase(raw: &RawKeys, env: &Env) -> Result<Option<Passphrase>, 
     )
     .await?
     .map(|text| {
-        Passphrase::new(text).map_err(|error| SettingError::new(error.to_string()).hint(HINT))
+        Passphrase::new(text).map_err(|error| SettingError::key(error.to_string()).hint(HINT))
     })
     .transpose()
 }
@@ -96,7 +96,7 @@ async fn find(
 /// ends it.
 async fn run(what: &str, command: &str) -> Result<String, SettingError> {
     let fail = |why: String| {
-        SettingError::new(format!("the command for the {what} failed: {why}"))
+        SettingError::key(format!("the command for the {what} failed: {why}"))
             .hint(format!("it must print the {what} on its standard output and exit with 0"))
     };
     let output = Command::new("/bin/sh")

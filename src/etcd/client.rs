@@ -118,7 +118,10 @@ impl Connector {
                     None => Err(error),
                 }
             }
-            other => other,
+            // Plain HTTP/2 sent to a TLS port: no handshake was made, so the first call is
+            // where it shows.
+            Err(error) => Err(self.explain(error)),
+            opened => opened,
         }
     }
 
@@ -157,7 +160,6 @@ impl Connector {
             client,
             channel,
             command_timeout: self.command_timeout,
-            tls: endpoint.is_tls(),
         })
     }
 
@@ -291,7 +293,6 @@ pub struct MemberClient {
     pub(super) client: Client,
     pub(super) channel: Channel,
     command_timeout: Duration,
-    tls: bool,
 }
 
 impl std::fmt::Debug for MemberClient {
@@ -408,16 +409,7 @@ impl MemberClient {
         match tokio::time::timeout(bound, call).await {
             Err(_) => Err(EtcdError::timeout(&self.endpoint, act, bound)),
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => {
-                let mut error = EtcdError::from_client(&self.endpoint, act, error);
-                // Plain HTTP/2 sent to a TLS port: the handshake never happened, so
-                // the first call is where it shows.
-                if !self.tls && error.kind == EtcdErrorKind::Broken {
-                    error.kind = EtcdErrorKind::TlsPort;
-                    error.detail = CLOSED.to_owned();
-                }
-                Err(error)
-            }
+            Ok(Err(error)) => Err(EtcdError::from_client(&self.endpoint, act, error)),
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{
     cluster_key, meta_key,
 };
 use crate::bbolt::{Database, PageSource, ReadError};
+use crate::types::HexId;
 
 /// Lists longer than this are cut; real clusters have a handful of members.
 const MAX_LISTED: usize = 1000;
@@ -14,7 +15,9 @@ const MAX_LISTED: usize = 1000;
 /// A member as the database records it; field names are those of etcd's JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// The member's id.
+    /// The member's id: a number in etcd's JSON, hexadecimal text in ours, as other
+    /// readers of JSON round numbers of 64 bits.
+    #[serde(serialize_with = "hex_id", deserialize_with = "number_or_hex_id")]
     pub id: u64,
     /// Where the other members reach it.
     #[serde(rename = "peerURLs", default)]
@@ -46,6 +49,7 @@ pub enum AlarmKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alarm {
     /// The member it concerns.
+    #[serde(serialize_with = "hex_id", deserialize_with = "number_or_hex_id")]
     pub member: u64,
     /// What it warns of.
     pub kind: AlarmKind,
@@ -84,7 +88,7 @@ pub struct Content {
     /// Members as the v3 store has them.
     pub members: Vec<Member>,
     /// Ids of members that were removed.
-    pub members_removed: Vec<u64>,
+    pub members_removed: Vec<HexId>,
     /// `cluster/clusterVersion`.
     pub cluster_version: Option<String>,
     /// Target of a downgrade in progress.
@@ -141,7 +145,7 @@ impl Content {
             bucket::MEMBERS_REMOVED => {
                 let id =
                     id(key).ok_or(SchemaError::Field { what: "the id of a removed member" })?;
-                push(&mut self.members_removed, id);
+                push(&mut self.members_removed, HexId(id));
             }
             bucket::CLUSTER => match key {
                 cluster_key::VERSION => {
@@ -252,6 +256,22 @@ impl Content {
             VersionEvidence::None
         }
     }
+}
+
+fn hex_id<S: serde::Serializer>(id: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    HexId(*id).serialize(serializer)
+}
+
+fn number_or_hex_id<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Id {
+        Number(u64),
+        Text(HexId),
+    }
+    Id::deserialize(deserializer).map(|id| match id {
+        Id::Number(id) | Id::Text(HexId(id)) => id,
+    })
 }
 
 fn push<T>(list: &mut Vec<T>, item: T) {

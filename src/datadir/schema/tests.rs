@@ -68,7 +68,7 @@ fn content_takes_each_bucket() {
     assert_eq!(Content::default().revision(None), 1);
     assert_eq!(content.alarms, [Alarm { member: 5, kind: AlarmKind::NoSpace }]);
     assert_eq!(content.members[0].name, "m1");
-    assert_eq!(content.members_removed, [0x8e9e_05c5_2164_694d]);
+    assert_eq!(content.members_removed, [crate::types::HexId(0x8e9e_05c5_2164_694d)]);
     assert_eq!((content.leases, content.users, content.auth_enabled), (1, 1, true));
     assert_eq!(content.downgrade_target, None);
     assert_eq!(content.version_evidence(), VersionEvidence::ClusterVersion("3.5.0".into()));

@@ -234,7 +234,7 @@ impl Repository {
         }
         let wanted = match until {
             None => "that could be the latest".to_owned(),
-            Some(until) => format!("of {} or before", crate::layout::stamp(until)),
+            Some(until) => format!("of {} or before", until.format("%Y-%m-%d %H:%M:%S UTC")),
         };
         Err(RepositoryError::NoBackup { wanted })
     }
