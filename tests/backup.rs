@@ -295,3 +295,29 @@ async fn a_place_that_is_no_vault_stays_untouched() {
     assert_eq!(ran.json()["error"]["exit_code"], 10);
     assert!(!place.exists());
 }
+
+/// Members that all advertise one address (etcd's default is localhost): the one that
+/// answers there speaks for itself only.
+#[tokio::test]
+async fn one_member_does_not_prove_for_three() {
+    let root = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::builder("3.6").members(3).prepare().await.unwrap();
+    let address = cluster.members()[0].client_url();
+    for member in cluster.members_mut() {
+        member.spawn_with(&["--advertise-client-urls", &address]).unwrap();
+    }
+    for member in cluster.members_mut() {
+        member.wait_ready().await.unwrap();
+    }
+    let vault = new_vault(root.path()).await;
+    let cli = program().vault(&vault).env("ETCDCTL_ENDPOINTS", &address);
+    let report = cli.run(["backup", "--json"]).await.unwrap().expect(0).json();
+    let verdicts = |verdict: &str| {
+        report["members"].as_array().unwrap().iter().filter(|m| m["verdict"] == verdict).count()
+    };
+    assert_eq!((verdicts("same"), verdicts("unknown")), (1, 2), "{report}");
+    let reasons = report["proof"]["reasons"].to_string();
+    assert!(reasons.contains("another member answers there"), "{reasons}");
+    let status = cli.run(["status"]).await.unwrap().expect(3);
+    assert!(status.text().contains("1 of 3 members answer"), "{status}");
+}

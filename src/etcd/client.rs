@@ -143,8 +143,10 @@ impl Connector {
             }
             let channel = builder.connect().await.map_err(|e| bad(&e))?;
             let options = self.credentials.as_ref().map(|credentials| {
+                // A token lives for five minutes unused: less than a large snapshot takes.
                 ConnectOptions::new()
                     .with_user(credentials.user.clone(), credentials.password.expose())
+                    .with_auto_token_refresh(true)
             });
             let client =
                 Client::from_channel(etcd_client::Channel::Tonic(channel.clone()), options)

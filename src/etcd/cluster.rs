@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use super::client::{Alarm, Connector, ListedMember, MemberClient, MemberStatus};
-use super::error::EtcdError;
+use super::error::{EtcdError, EtcdErrorKind};
 use crate::types::{ConnectionSettings, Endpoint, HexId};
 
 /// A member, or an endpoint behind which no member answered.
@@ -85,6 +85,14 @@ pub struct ClusterView {
     pub list_known: bool,
 }
 
+impl ClusterView {
+    /// Whether a CORRUPT alarm concerns this member. (Every member's status repeats the
+    /// alarms of all.)
+    pub fn is_corrupt(&self, member: HexId) -> bool {
+        self.alarms.iter().any(|alarm| alarm.alarm == "CORRUPT" && alarm.member_id == member)
+    }
+}
+
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum Reach {
@@ -154,8 +162,17 @@ async fn ask_listed(connector: &Connector, member: ListedMember) -> (HexId, Row)
     let mut row = Row { endpoint: None, answer: Err(Silence::Unstarted), listed: None };
     for endpoint in client_endpoints(&member) {
         let (endpoint, answer) = ask(connector, &endpoint).await;
+        row.answer = match answer {
+            // Everybody who advertises localhost leads to the same member: whoever
+            // answers under another's address does not speak for it.
+            Ok((_, status)) if status.member_id != member.id => {
+                let other = format!("another member answers there ({})", status.member_id);
+                let error = EtcdError::new(EtcdErrorKind::Refused, &endpoint, "connect", other);
+                Err(Silence::Failed(error))
+            }
+            answer => answer.map_err(Silence::Failed),
+        };
         row.endpoint = Some(endpoint);
-        row.answer = answer.map_err(Silence::Failed);
         if row.answer.is_ok() {
             break;
         }

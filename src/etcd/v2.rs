@@ -15,7 +15,7 @@ use super::error::{EtcdError, EtcdErrorKind};
 const ANSWER_LIMIT: usize = 1 << 20;
 
 /// What the v2 API of a member holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum V2Keys {
     /// The API is off, or this version has none: nothing can be there.
     Disabled,
@@ -51,7 +51,8 @@ impl MemberClient {
             .await
             .map_err(|_| EtcdError::timeout(&endpoint, ACT, bound))?
             .map_err(|why| EtcdError::new(EtcdErrorKind::Broken, &endpoint, ACT, why))?;
-        Ok(read_answer(status, &body))
+        read_answer(status, &body)
+            .map_err(|why| EtcdError::new(EtcdErrorKind::Refused, &endpoint, ACT, why))
     }
 
     async fn ask_http2(&self) -> Result<(StatusCode, Vec<u8>), String> {
@@ -100,18 +101,21 @@ impl MemberClient {
     }
 }
 
-fn read_answer(status: StatusCode, body: &[u8]) -> V2Keys {
-    if status != StatusCode::OK {
-        return V2Keys::Disabled;
+fn read_answer(status: StatusCode, body: &[u8]) -> Result<V2Keys, String> {
+    match status {
+        StatusCode::OK => {}
+        StatusCode::NOT_FOUND => return Ok(V2Keys::Disabled),
+        // A guest may not look: keys may be there.
+        other => return Err(format!("the v2 API answers {other}")),
     }
-    match serde_json::from_slice::<Answer>(body) {
+    Ok(match serde_json::from_slice::<Answer>(body) {
         Ok(answer) if answer.node.nodes.is_empty() => V2Keys::Empty,
         Ok(_) => V2Keys::Present,
         // Cut at the limit: there is more than enough in it.
         Err(_) if body.len() > ANSWER_LIMIT => V2Keys::Present,
         // 200 with something else: not the v2 API.
         Err(_) => V2Keys::Disabled,
-    }
+    })
 }
 
 #[cfg(test)]
@@ -121,10 +125,12 @@ mod tests {
     #[test]
     fn answers_of_the_v2_api() {
         let ok = StatusCode::OK;
-        assert_eq!(read_answer(StatusCode::NOT_FOUND, b"404 page not found"), V2Keys::Disabled);
-        assert_eq!(read_answer(ok, br#"{"action":"get","node":{"dir":true}}"#), V2Keys::Empty);
+        let none = read_answer(StatusCode::NOT_FOUND, b"404 page not found");
+        assert_eq!(none, Ok(V2Keys::Disabled));
+        assert!(read_answer(StatusCode::UNAUTHORIZED, b"{}").is_err());
+        assert_eq!(read_answer(ok, br#"{"action":"get","node":{"dir":true}}"#), Ok(V2Keys::Empty));
         let full = br#"{"action":"get","node":{"dir":true,"nodes":[{"key":"/a","value":"1"}]}}"#;
-        assert_eq!(read_answer(ok, full), V2Keys::Present);
-        assert_eq!(read_answer(ok, b"<html>"), V2Keys::Disabled);
+        assert_eq!(read_answer(ok, full), Ok(V2Keys::Present));
+        assert_eq!(read_answer(ok, b"<html>"), Ok(V2Keys::Disabled));
     }
 }

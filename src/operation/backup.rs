@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt as _;
+use futures_util::future::FusedFuture as _;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use vault::layout::{BackupId, ClusterName, Kind, LineageName, Place, Role};
@@ -206,7 +208,7 @@ fn sources<'a>(
         let status = row.status();
         let leader = status.is_some_and(MemberStatus::is_leader);
         let ill = status.is_none_or(|status| {
-            status.errors.iter().any(|error| error.contains("CORRUPT"))
+            view.is_corrupt(status.member_id)
                 || status.leader.is_none()
                 || highest.saturating_sub(status.raft_applied_index) > LAG_LIMIT
         });
@@ -343,8 +345,11 @@ impl Attempt<'_> {
                 }
                 Err(failure) => break Err(self.ended(failure)),
             };
-            let taking = async {
+            if to_scan.is_closed() {
                 // The scan ends early only with an error, which its result tells.
+                break Ok(());
+            }
+            let taking = async {
                 let _ = to_scan.send(chunk.clone()).await;
                 writer.write(chunk).await
             };
@@ -363,7 +368,8 @@ impl Attempt<'_> {
         let scanned = scanning.await.map_err(|error| self.fatal(error));
         let outcome = match (pumped, scanned) {
             (Ok(()), Ok(Ok(scan))) => Ok(scan),
-            (Ok(()), Ok(Err(why))) => Err(Broken::Content { why, received }),
+            (Ok(()), Ok(Err(NoScan::Content(why)))) => Err(Broken::Content { why, received }),
+            (Ok(()), Ok(Err(NoScan::Local(error)))) => Err(self.fatal(error)),
             (Ok(()), Err(broken)) | (Err(broken), _) => Err(broken),
         };
         match outcome {
@@ -400,16 +406,35 @@ fn unchanged(repository: &Repository) -> String {
     )
 }
 
+/// The object was stored and its manifest was not.
+fn orphan(repository: &Repository) -> String {
+    format!(
+        "vault {} lists nothing new; an object that no manifest names may remain there",
+        repository.store().location()
+    )
+}
+
 /// Records beyond this many bytes go to an unlinked file.
 const SCAN_MEMORY: usize = 32 << 20;
 
-fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: Option<PathBuf>) -> Result<Scan, String> {
+/// Why a stream was not scanned to its end.
+enum NoScan {
+    /// What came is no snapshot.
+    Content(String),
+    /// This machine could not keep what the scan needs.
+    Local(ScanError),
+}
+
+fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: Option<PathBuf>) -> Result<Scan, NoScan> {
     let mut scan = StreamScan::new(ScanOptions {
         memory: SCAN_MEMORY,
         spill_directory: Some(spill.unwrap_or_else(std::env::temp_dir)),
         ..ScanOptions::default()
     });
-    let told = |error: ScanError| chain(&error).join(": ");
+    let told = |error: ScanError| match error {
+        ScanError::Spill(_) => NoScan::Local(error),
+        other => NoScan::Content(chain(&other).join(": ")),
+    };
     while let Some(chunk) = chunks.blocking_recv() {
         scan.write(&chunk).map_err(told)?;
     }
@@ -418,8 +443,10 @@ fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: Option<PathBuf>) -> Result<Sca
     // another one the bytes are not those that it sent.
     match scan.digests.as_ref().and_then(Digests::trailer_ok) {
         Some(true) => Ok(scan),
-        Some(false) => Err("the SHA-256 at the end of the stream does not match".to_owned()),
-        None => Err("the stream ended without its SHA-256".to_owned()),
+        Some(false) => {
+            Err(NoScan::Content("the SHA-256 at the end of the stream does not match".to_owned()))
+        }
+        None => Err(NoScan::Content("the stream ended without its SHA-256".to_owned())),
     }
 }
 
@@ -490,22 +517,26 @@ async fn finish(
         Failure::new(FailureKind::Error, what.clone()).detail("the snapshot was not hashed")
     })?;
     let canceller = writer.canceller();
-    let mut writing = std::pin::pin!(writer.finish_with(vault::digest::Sha256(digests.whole)));
+    let finishing = writer.finish_with(vault::digest::Sha256(digests.whole));
+    let mut writing = std::pin::pin!(finishing.fuse());
     let both = async { tokio::join!(proving, &mut writing) };
     let ((members, v2), written) = match interrupt.or(&what, both).await {
         Ok(both) => both,
         Err(failure) => {
             canceller.cancel();
-            // It may just have been stored; without a manifest it does not exist.
-            let _ = tokio::time::timeout(ABORT_TIMEOUT, writing).await;
-            return Err(failure.state(unchanged(repository)));
+            // Ended already, it must not be asked again.
+            let stored = writing.is_terminated()
+                || matches!(tokio::time::timeout(ABORT_TIMEOUT, writing).await, Ok(Ok(_)));
+            let state = if stored { orphan(repository) } else { unchanged(repository) };
+            return Err(failure.state(state));
         }
     };
     let WrittenObject { record, spooled, .. } = written
         .map_err(|error| storage_failure(what.clone(), error).state(unchanged(repository)))?;
-    let proof = judge(&scan, &members, v2, options.proof);
+    let corrupt = origin.member_id.is_some_and(|member| view.is_corrupt(member));
+    let proof = judge(&scan, &members, &v2, corrupt, options.proof);
     let source = origin.member.clone().unwrap_or_default();
-    let content = SnapshotContent::new(origin, &scan, members.clone(), v2)
+    let content = SnapshotContent::new(origin, &scan, members.clone(), v2.keys)
         .map_err(|error| Failure::new(FailureKind::Error, what.clone()).because(error))?;
     let sequence = u64::try_from(scan.revision).unwrap_or(0);
     let manifest = Manifest {
@@ -524,9 +555,13 @@ async fn finish(
         content_schema: content::schema(),
         content: content.to_value(),
     };
-    let key = commit(repository, &manifest, &place)
-        .await
-        .map_err(|error| storage_failure(what, error).state(unchanged(repository)))?;
+    let key = commit(repository, &manifest, &place).await.map_err(|error| {
+        let state = format!(
+            "whether its manifest was stored is not certain: etcdvault list --vault {} shows it",
+            repository.store().location()
+        );
+        storage_failure(what, error).state(state)
+    })?;
     Ok(report(&manifest, &record, members, source, key, spooled, begun.elapsed()))
 }
 
@@ -573,24 +608,42 @@ fn report(
 
 /// Whether any member serves v2 keys, which a snapshot does not hold. Only versions
 /// before 3.6 can.
-async fn v2_keys(view: &ClusterView) -> Option<V2Keys> {
-    let mut answer = None;
+async fn v2_keys(view: &ClusterView) -> V2Answer {
+    let mut found = V2Answer::default();
     for row in &view.rows {
         let Ok((client, status)) = &row.answer else { continue };
         if status.parsed_version().is_none_or(|version| version.minor_line() >= (3, 6)) {
             continue;
         }
-        // One that does not say is as good as one that was not asked: gRPC only ports.
-        if let Ok(keys) = client.v2_keys().await {
-            answer = Some(keys);
+        // The flag is each member's own, and all of them hold the same v2 store.
+        match client.v2_keys().await {
+            Ok(keys) => found.keys = found.keys.max(Some(keys)),
+            Err(error) => found.silent.push(format!("{}: {}", row.label(), error.detail)),
+        }
+        if found.keys == Some(V2Keys::Present) {
             break;
         }
     }
-    answer
+    found
+}
+
+/// What the members said of the v2 API.
+#[derive(Debug, Default)]
+struct V2Answer {
+    /// The most that any of them has; `None` when there was nobody to ask.
+    keys: Option<V2Keys>,
+    /// Those that did not say.
+    silent: Vec<String>,
 }
 
 /// Turns what the members said into the state of the proof.
-fn judge(scan: &Scan, members: &[MemberProof], v2: Option<V2Keys>, policy: Policy) -> Proof {
+fn judge(
+    scan: &Scan,
+    members: &[MemberProof],
+    v2: &V2Answer,
+    corrupt: bool,
+    policy: Policy,
+) -> Proof {
     let mut reasons: Vec<String> = Vec::new();
     let count = |verdict| members.iter().filter(|m| m.verdict == verdict).count();
     for problem in scan.problems.iter().take(10) {
@@ -601,7 +654,15 @@ fn judge(scan: &Scan, members: &[MemberProof], v2: Option<V2Keys>, policy: Polic
             reasons.push(format!("{}: {reason}", member.member));
         }
     }
-    if v2 == Some(V2Keys::Present) {
+    if corrupt {
+        reasons.push("the member that gave it has raised a CORRUPT alarm".to_owned());
+    }
+    if v2.keys != Some(V2Keys::Present) {
+        for silent in &v2.silent {
+            reasons.push(format!("{silent}: whether it holds v2 keys is not known"));
+        }
+    }
+    if v2.keys == Some(V2Keys::Present) {
         reasons.push(
             "the v2 API holds keys, which no snapshot contains; archive the data directory too"
                 .to_owned(),
@@ -609,7 +670,7 @@ fn judge(scan: &Scan, members: &[MemberProof], v2: Option<V2Keys>, policy: Polic
     }
     let state = if !scan.is_sound() || count(Verdict::Different) > 0 {
         ProofState::Mismatch
-    } else if count(Verdict::Same) > 0 && v2 != Some(V2Keys::Present) {
+    } else if count(Verdict::Same) > 0 && v2.keys != Some(V2Keys::Present) && !corrupt {
         ProofState::Proven
     } else {
         if policy == Policy::None {
