@@ -7,6 +7,8 @@
 //! Memory: one bit a page, one page run a level. A tree with cycles or shared
 //! pages ends the walk at the second visit.
 
+use std::io;
+
 use super::PageSource;
 use super::bucket::BucketHeader;
 use super::cursor::MAX_DEPTH;
@@ -123,6 +125,13 @@ pub enum Problem {
     },
 }
 
+impl Problem {
+    /// Whether it is one of the medium and not of the database.
+    fn is_unread(&self) -> bool {
+        matches!(self, Self::Read(ReadError::Io { .. }))
+    }
+}
+
 /// A bounded list of problems.
 #[derive(Debug, Default)]
 pub struct Problems {
@@ -134,8 +143,24 @@ impl Problems {
     /// Adds one.
     pub fn push(&mut self, problem: impl Into<Problem>) {
         self.total += 1;
+        let problem = problem.into();
         if self.kept.len() < MAX_PROBLEMS {
-            self.kept.push(problem.into());
+            self.kept.push(problem);
+        } else if problem.is_unread()
+            && !self.kept.iter().any(Problem::is_unread)
+            && let Some(last) = self.kept.last_mut()
+        {
+            *last = problem;
+        }
+    }
+
+    /// Takes out the first page that could not be read at all: then the others
+    /// say nothing of the database. One is always among those that are kept.
+    pub fn take_unread(&mut self) -> Option<io::Error> {
+        let at = self.kept.iter().position(Problem::is_unread)?;
+        match self.kept.remove(at) {
+            Problem::Read(ReadError::Io { source, .. }) => Some(source),
+            _ => None,
         }
     }
 

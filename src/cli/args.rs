@@ -360,10 +360,15 @@ pub(crate) struct RestoreDataDirArgs {
     /// Version of the etcd that will run on it: a store too new for it is refused
     #[arg(long, value_name = "VERSION")]
     pub(crate) etcd_version: Option<String>,
-    /// Owner of the files: user[:group], by name or number [default: as a directory that
-    /// is there already where you may give files away, else yourself]
+    /// Owner of the files: user[:group], by name or number [default: where you may give
+    /// files away, that of a directory that is there already, or of the one that a missing
+    /// one will lie in; else yourself]
     #[arg(long, value_name = "USER[:GROUP]")]
     pub(crate) owner: Option<String>,
+    /// Mode of the directories, octal; files have it without the execute bits. etcd expects
+    /// its data directory to be 0700
+    #[arg(long, default_value = "0700", value_name = "MODE", value_parser = mode)]
+    pub(crate) mode: u32,
     /// Only this cluster's backups [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
@@ -371,6 +376,16 @@ pub(crate) struct RestoreDataDirArgs {
     pub(crate) vault: VaultArgs,
     #[command(flatten)]
     pub(crate) keys: KeyArgs,
+}
+
+/// Permission bits that leave the owner all that etcd needs.
+fn mode(text: &str) -> Result<u32, String> {
+    let octal = !text.is_empty() && text.len() <= 5 && text.bytes().all(|b| b.is_ascii_digit());
+    let mode = if octal { u32::from_str_radix(text, 8).ok() } else { None };
+    match mode {
+        Some(mode) if mode <= 0o777 && mode & 0o700 == 0o700 => Ok(mode),
+        _ => Err("an octal mode from 0700 to 0777 is expected".to_owned()),
+    }
 }
 
 /// Print a completion script for a shell

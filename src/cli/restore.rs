@@ -125,6 +125,8 @@ fn options(args: &RestoreDataDirArgs) -> Result<Options, Failure> {
         skip_hash_check: args.skip_hash_check,
         target_version,
         owner,
+        directory_mode: args.mode,
+        file_mode: args.mode & 0o666,
         ..Options::default()
     })
 }
@@ -198,4 +200,34 @@ fn next(args: &RestoreDataDirArgs, report: &RestoreReport) -> String {
          --initial-cluster {} --initial-cluster-token {token}",
         printable(&args.initial_cluster),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::super::args::{Cli, Command, RestoreCommand};
+    use super::*;
+
+    fn parsed(more: &[&str]) -> Option<Options> {
+        let start = ["etcdvault", "restore", "data-dir", "x.db", "--data-dir", "/etcd"];
+        let cli = Cli::try_parse_from(start.iter().chain(more)).ok()?;
+        let Command::Restore(RestoreCommand::DataDir(args)) = cli.command else { return None };
+        options(&args).ok()
+    }
+
+    #[test]
+    fn a_mode_is_that_of_directories() {
+        for (flags, directory, file) in [
+            (&[][..], 0o700, 0o600),
+            (&["--mode", "0750"], 0o750, 0o640),
+            (&["--mode", "711"], 0o711, 0o600),
+        ] {
+            let options = parsed(flags).expect("options");
+            assert_eq!((options.directory_mode, options.file_mode), (directory, file));
+        }
+        for wrong in ["", "+700", "0o700", "600", "1777", "778", "rwx", "99999999999"] {
+            assert!(parsed(&["--mode", wrong]).is_none(), "{wrong}");
+        }
+    }
 }

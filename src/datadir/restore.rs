@@ -74,7 +74,8 @@ pub struct Options {
     /// The etcd that shall run it; a newer store is refused.
     pub target_version: Option<EtcdVersion>,
     /// Owner and group of everything made; `None` leaves them to the process,
-    /// or to an existing target's owner where the process may give files away.
+    /// or to the owner of an existing target, or of the directory that a missing one
+    /// will lie in unless that is root's, where the process may give files away.
     pub owner: Option<(u32, u32)>,
     /// Mode of directories; etcd insists on 0700.
     pub directory_mode: u32,
@@ -107,7 +108,7 @@ impl Default for Options {
 #[derive(Debug, Clone, Copy)]
 struct Ownership {
     owner: Option<(u32, u32)>,
-    /// Whether files can be given to the owner of an existing target.
+    /// Whether files can be given to the owner of what is there.
     may_give_away: bool,
     directory_mode: u32,
     file_mode: u32,

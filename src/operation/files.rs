@@ -16,9 +16,10 @@ use vault::store::SizeHint;
 
 use super::content::{self, Origin, SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, FailureKind};
+use super::inspect::scan_failure;
 use super::vaults::{self, storage_failure};
-use crate::bbolt::Database;
-use crate::datadir::hash::{Digests, StreamScan};
+use crate::bbolt::{Database, OpenError};
+use crate::datadir::hash::{Digests, ScanError, StreamScan};
 use crate::event::Events;
 
 /// Where an export goes.
@@ -237,10 +238,14 @@ pub async fn import(
     }
     drop(receiver);
     events.finished();
-    let scanned = scanning
-        .await
-        .map_err(|error| fail(FailureKind::Error).because(error))?
-        .map_err(|error| fail(FailureKind::Corrupt).because(error));
+    let scanned =
+        scanning.await.map_err(|error| fail(FailureKind::Error).because(error))?.map_err(|error| {
+            match error.downcast::<ScanError>() {
+                Ok(error) => scan_failure(what.clone(), *error),
+                // The file could not be read, or the vault stopped taking it.
+                Err(error) => fail(FailureKind::Error).because(error),
+            }
+        });
     let checked = match (stored, scanned) {
         (Err(error), _) => Err(storage_failure(what.clone(), error)),
         (Ok(()), Err(failure)) => Err(failure),
@@ -334,8 +339,10 @@ impl Source {
             size - TRAILER
         } else {
             // Pages above the high-water mark were never part of it.
-            let database =
-                Database::open(&file).map_err(|error| SourceError::Damaged(error.into()))?;
+            let database = Database::open(&file).map_err(|error| match error {
+                OpenError::Io(error) => SourceError::Io(error),
+                error => SourceError::Damaged(error.into()),
+            })?;
             let meta = database.meta();
             meta.high_water
                 .checked_mul(u64::from(meta.page_size))

@@ -87,7 +87,7 @@ pub async fn backup(
     events.finished();
     let scan = scanned
         .map_err(|error| storage_failure(format!("{id} was not inspected"), error))?
-        .map_err(|error| not_inspected(&id, FailureKind::Corrupt).because(error))?;
+        .map_err(|error| scan_failure(format!("{id} was not inspected"), error))?;
     let database = Inspection::of(&scan, inspect::Kind::Snapshot, None)
         .map_err(|error| not_inspected(&id, FailureKind::Error).because(error))?;
     report(id, database, &scan, revision)
@@ -116,6 +116,17 @@ fn report(
     Ok(InspectReport { what, database, hash_kv_at })
 }
 
+/// Without a scan: the bytes are no database, or this machine could not keep what it
+/// needs to tell.
+pub(super) fn scan_failure(what: String, error: ScanError) -> Failure {
+    match error {
+        ScanError::Spill(_) => Failure::new(FailureKind::Error, what)
+            .because(error)
+            .hint("the scan needs room for temporary files; nothing is said of the snapshot"),
+        ScanError::Open(_) => Failure::new(FailureKind::Corrupt, what).because(error),
+    }
+}
+
 fn not_inspected(what: &str, kind: FailureKind) -> Failure {
     Failure::new(kind, format!("{what} was not inspected"))
 }
@@ -123,4 +134,19 @@ fn not_inspected(what: &str, kind: FailureKind) -> Failure {
 /// A scan that moves its records to an unlinked temporary file where there are many.
 pub(super) fn spilling_options() -> ScanOptions {
     ScanOptions { spill_directory: Some(std::env::temp_dir()), ..ScanOptions::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bbolt::OpenError;
+
+    #[test]
+    fn a_full_disk_is_not_a_damaged_snapshot() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let failure = scan_failure("x".to_owned(), ScanError::Spill(full()));
+        assert_eq!(failure.kind, FailureKind::Error);
+        let failure = scan_failure("x".to_owned(), ScanError::Open(OpenError::Empty));
+        assert_eq!(failure.kind, FailureKind::Corrupt);
+    }
 }

@@ -333,7 +333,8 @@ fn restore_failure(what: String, error: RestoreError, from_file: bool) -> Failur
         _ => (FailureKind::Error, None),
     };
     let state = match error {
-        RestoreError::NotDurable { .. } => "the directory is complete; check the disk",
+        RestoreError::NotDurable { .. } => "every directory asked for is complete; check the disk",
+        RestoreError::Partly { .. } => "what is named was left behind, and nothing else",
         _ => "nothing was left behind",
     };
     let mut failure = Failure::new(kind, what).because(error).state(state);

@@ -8,8 +8,9 @@ use vault::repository::{Backup, ReadOptions, Receipt, Repository, RepositoryErro
 
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, chain};
+use super::inspect::scan_failure;
 use super::vaults::storage_failure;
-use crate::datadir::hash::{Scan, ScanError, StreamScan};
+use crate::datadir::hash::{HashError, Scan, ScanError, StreamScan};
 use crate::datadir::inspect::{Inspection, Kind, Trailer};
 use crate::event::Events;
 
@@ -96,7 +97,10 @@ pub async fn verify(
         let scanned = level == Level::Content && object.role.as_str() == SNAPSHOT_ROLE;
         let result = match level {
             Level::Manifest => present(repository, object, &mut found).await,
-            _ if scanned => content(repository, backup, options, events, &mut found).await,
+            _ if scanned => match content(repository, backup, options, events, &mut found).await {
+                Ok(looked) => Ok(looked.map_err(|error| scan_failure(what(), error))?),
+                Err(error) => Err(error),
+            },
             _ => {
                 events.started(format!("verify {}", object.key), Some(object.stored_size));
                 let mut progress = |done| events.progress(done);
@@ -138,25 +142,36 @@ async fn present(
     Ok(())
 }
 
-/// Streams the snapshot through the scan, and compares with the manifest.
+/// Streams the snapshot through the scan, and compares with the manifest. The inner
+/// error says that this machine could not look, and nothing of the snapshot.
 async fn content(
     repository: &Repository,
     backup: &Backup,
     options: &ReadOptions,
     events: &Events,
     found: &mut Verified,
-) -> Result<(), RepositoryError> {
+) -> Result<Result<(), ScanError>, RepositoryError> {
     let manifest = &backup.manifest;
-    let Some(object) = manifest.object(SNAPSHOT_ROLE) else { return Ok(()) };
+    let Some(object) = manifest.object(SNAPSHOT_ROLE) else { return Ok(Ok(())) };
     events.started(format!("verify {}", object.key), Some(object.plain_size));
     let scanned = scan_object(repository, object, options, events).await;
     events.finished();
     let scanned = scanned?;
     found.stored_bytes += object.stored_size;
     found.frames = Some(object.frames);
+    Ok(judge(manifest, scanned, found))
+}
+
+/// Tells damage, which goes to `found`, from a scan that could not be done.
+fn judge(
+    manifest: &vault::manifest::Manifest,
+    scanned: Result<Scan, ScanError>,
+    found: &mut Verified,
+) -> Result<(), ScanError> {
     match scanned {
-        Ok(scan) => compare(manifest, &scan, found),
-        Err(error) => {
+        Ok(scan) => return compare(manifest, &scan, found),
+        Err(ScanError::Spill(error)) => return Err(ScanError::Spill(error)),
+        Err(error @ ScanError::Open(_)) => {
             found.problems.push(format!("the snapshot is damaged: {}", chain(&error).join(": ")));
         }
     }
@@ -216,10 +231,18 @@ pub(super) async fn scan_object(
 }
 
 /// Holds what was found against what the manifest says.
-fn compare(manifest: &vault::manifest::Manifest, scan: &Scan, found: &mut Verified) {
+fn compare(
+    manifest: &vault::manifest::Manifest,
+    scan: &Scan,
+    found: &mut Verified,
+) -> Result<(), ScanError> {
     let now = match Inspection::of(scan, Kind::Snapshot, None) {
         Ok(now) => now,
-        Err(error) => return found.problems.push(chain(&error).join(": ")),
+        Err(HashError::Spill(error)) => return Err(ScanError::Spill(error)),
+        Err(error) => {
+            found.problems.push(chain(&error).join(": "));
+            return Ok(());
+        }
     };
     if now.trailer == Trailer::Absent {
         found.problems.push("the snapshot has no SHA-256 at its end".to_owned());
@@ -229,7 +252,8 @@ fn compare(manifest: &vault::manifest::Manifest, scan: &Scan, found: &mut Verifi
         Ok(content) => content,
         Err(error) => {
             found.problems.extend(damage);
-            return found.problems.push(error);
+            found.problems.push(error);
+            return Ok(());
         }
     };
     found.problems.extend(damage);
@@ -248,6 +272,7 @@ fn compare(manifest: &vault::manifest::Manifest, scan: &Scan, found: &mut Verifi
     differ("leases", was.content.leases.to_string(), now.content.leases.to_string());
     differ("users", was.content.users.to_string(), now.content.users.to_string());
     differ("roles", was.content.roles.to_string(), now.content.roles.to_string());
+    Ok(())
 }
 
 fn shown(hash: Option<u32>) -> String {

@@ -21,6 +21,7 @@ pub mod document;
 pub mod durable;
 pub mod encryption;
 pub mod layout;
+pub mod machine;
 pub mod manifest;
 pub mod repository;
 pub mod store;

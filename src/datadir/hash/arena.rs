@@ -118,6 +118,13 @@ impl Arena {
         Ok(())
     }
 
+    /// Spills everything and loses it.
+    #[cfg(test)]
+    pub(super) fn lose(&mut self) {
+        self.spill().expect("spill");
+        self.file.as_ref().expect("a file").set_len(0).expect("cut the file");
+    }
+
     /// Bytes in the temporary file.
     pub(super) fn spilled(&self) -> u64 {
         self.spilled

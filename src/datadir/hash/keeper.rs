@@ -68,6 +68,11 @@ impl Keeper {
         &self.arena
     }
 
+    #[cfg(test)]
+    pub(super) fn arena_mut(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
     /// Notes a page that is not kept.
     pub(super) fn skip(&mut self, page: PageId, why: Unkept) {
         if self.unkept.len() < MAX_REASONS {

@@ -197,7 +197,11 @@ impl Scan {
             scan.bucket(&mut checker, found)?;
         }
         checker.freelist(&mut &scan.keeper, meta.freelist);
-        let report = checker.finish();
+        let mut report = checker.finish();
+        // What was kept cannot be read back: that says nothing of the database.
+        if let Some(error) = report.problems.take_unread() {
+            return Err(error);
+        }
         scan.used_pages = report.used_pages;
         scan.free_pages = report.free_pages;
         let surplus = report.problems.total() - report.problems.as_slice().len() as u64;

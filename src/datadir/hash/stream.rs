@@ -383,3 +383,36 @@ fn read_metas(bytes: &[u8], all: bool) -> Option<[Result<Meta, MetaError>; 2]> {
     }
     Some([first, second])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bbolt::patch::Patch;
+    use crate::bbolt::patch::tests::{apply, empty_database};
+    use crate::datadir::schema::bucket;
+
+    /// The kept pages of a sound database cannot be read back: no scan, rather than
+    /// one that calls the database damaged.
+    #[test]
+    fn a_lost_spill_is_no_damage() {
+        let mut patch = Patch::new();
+        for key in 0..500_u32 {
+            patch.put(bucket::META, &key.to_be_bytes(), &[7; 40]);
+        }
+        patch.put(bucket::KEY, &[0; 17], b"");
+        let bytes = apply(empty_database(4096), &patch).expect("a database");
+        let directory = tempfile::tempdir().expect("a directory");
+        let scan = |lost: bool| {
+            let spill_directory = Some(directory.path().to_owned());
+            let mut scan = StreamScan::new(ScanOptions { spill_directory, ..Default::default() });
+            scan.write(&bytes).expect("write");
+            if lost {
+                scan.keeper.arena_mut().lose();
+            }
+            scan.finish()
+        };
+        assert!(scan(false).is_ok());
+        let error = scan(true).expect_err("nothing can be read");
+        assert!(matches!(error, ScanError::Spill(_)), "{error:?}");
+    }
+}

@@ -88,6 +88,19 @@ pub enum RestoreError {
         #[source]
         source: io::Error,
     },
+    /// Several directories were asked for, one could not be put in place, and
+    /// these that stood already could not be taken back.
+    #[error(
+        "not all directories could be put in place; {} stands complete",
+        .stand.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+    )]
+    Partly {
+        /// What stands.
+        stand: Vec<PathBuf>,
+        /// Why the others do not.
+        #[source]
+        source: Box<RestoreError>,
+    },
     /// The process cannot tell its own identity.
     #[error("cannot tell which process this is")]
     Process(#[source] io::Error),

@@ -166,24 +166,44 @@ impl Places {
         for directory in self.built.iter().rev() {
             self.sync(directory)?;
         }
+        // Until the last rename all of them can be taken back.
+        let mut data = Vec::new();
+        if let Err(error) = self.rename_all(&mut data) {
+            self.take_back();
+            data.retain(|path| !matches!(self.find(path), Ok(None)));
+            return Err(match data.is_empty() {
+                true => error,
+                false => RestoreError::Partly { stand: data, source: Box::new(error) },
+            });
+        }
+        // A note that stays does no harm: the next run sees that its data stands.
+        self.undo = std::mem::take(&mut self.cleanup);
+        let mut synced = Vec::new();
+        for path in data {
+            let directory = parent(&path).to_path_buf();
+            if !synced.contains(&directory) {
+                if let Err(source) = self.fs.sync_dir(&directory) {
+                    return Err(RestoreError::NotDurable { path, source });
+                }
+                synced.push(directory);
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames everything into place, and notes in `data` what stands then.
+    fn rename_all(&mut self, data: &mut Vec<PathBuf>) -> Result<(), RestoreError> {
         for Rename { from, to, commits } in std::mem::take(&mut self.renames) {
             self.fs
                 .rename_no_replace(&from, &to)
                 .map_err(|source| io_error("rename into place", &to, source))?;
+            self.undo.push(Undo::Rename { from: to.clone(), to: from });
             if commits {
-                // The logs moved so far belong to data that stands.
-                self.undo.retain(|undo| !matches!(undo, Undo::Rename { .. }));
-                self.fs
-                    .sync_dir(parent(&to))
-                    .map_err(|source| RestoreError::NotDurable { path: to.clone(), source })?;
+                data.push(to);
             } else {
-                let directory = parent(&to).to_path_buf();
-                self.undo.push(Undo::Rename { from: to, to: from });
-                self.sync(&directory)?;
+                self.sync(parent(&to))?;
             }
         }
-        // A note that stays does no harm: the next run sees that its data stands.
-        self.undo = std::mem::take(&mut self.cleanup);
         Ok(())
     }
 
@@ -331,8 +351,25 @@ impl Places {
         Ok((together && self.find(base)?.is_none()).then(|| base.to_path_buf()))
     }
 
+    /// Who gets a missing directory: whoever was asked for, else the owner of the
+    /// directory that it will lie in, as a service's own parent directory has its
+    /// owner, where files can be given to another than root.
+    fn owner_below(&self, target: &Path) -> Result<Option<(u32, u32)>, RestoreError> {
+        if self.ownership.owner.is_some() || !self.ownership.may_give_away {
+            return Ok(self.ownership.owner);
+        }
+        let mut above = parent(target);
+        let found = loop {
+            match self.find(above)? {
+                Some(found) => break found,
+                None => above = parent(above),
+            }
+        };
+        Ok((found.uid != 0).then_some((found.uid, found.gid)))
+    }
+
     fn stage_together(&mut self, base: &Path, targets: &[Target]) -> Result<(), RestoreError> {
-        let owner = self.ownership.owner;
+        let owner = self.owner_below(base)?;
         self.sweep_beside(base)?;
         let staging = self.stage_missing(base, owner)?;
         for target in targets {
@@ -350,7 +387,7 @@ impl Places {
         let found = self.find(data_dir)?;
         let (staging, to, owner) = match found {
             None => {
-                let owner = self.ownership.owner;
+                let owner = self.owner_below(data_dir)?;
                 let staging = self.stage_missing(data_dir, owner)?;
                 self.build_in(&staging, target, owner)?;
                 (staging, data_dir.clone(), owner)
@@ -549,8 +586,19 @@ impl Places {
 
 impl Drop for Places {
     fn drop(&mut self) {
-        // What cannot be removed now is removed by the next run.
+        self.take_back();
+    }
+}
+
+impl Places {
+    /// What cannot be removed now is removed by the next run.
+    fn take_back(&mut self) {
+        let mut stuck = false;
         for undo in std::mem::take(&mut self.undo).into_iter().rev() {
+            // Data that cannot be taken back keeps its log.
+            if stuck && matches!(undo, Undo::Rename { .. }) {
+                continue;
+            }
             let (path, done) = match &undo {
                 Undo::Tree(path) => (path, self.remove_tree(path).is_ok()),
                 Undo::File(path) => (path, self.fs.remove_file(path).is_ok()),
@@ -559,6 +607,8 @@ impl Drop for Places {
             };
             if done {
                 let _ = self.fs.sync_dir(parent(path));
+            } else {
+                stuck |= matches!(undo, Undo::Rename { .. });
             }
         }
     }

@@ -2,12 +2,14 @@
 //! process that built it still lives.
 //!
 //! A tag carries the process id, the start time of the process, the boot and
-//! the host. Dead is only what is provably dead: of this host, and of an earlier
+//! the machine. Dead is only what is provably dead: of this machine, and of an earlier
 //! boot or of a process id that is free or was given to another process since.
 
 use std::fs;
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use vault::machine;
 
 /// Longest tag that is looked at.
 const MAX_TAG: usize = 200;
@@ -69,9 +71,14 @@ impl Tag {
     }
 
     pub(super) fn life(&self) -> Life {
+        self.life_on(&host())
+    }
+
+    /// As it is told on a machine of this name.
+    fn life_on(&self, machine: &str) -> Life {
         let Ok(boot) = boot() else { return Life::Unknown };
         if self.boot != boot {
-            return if self.host == host() { Life::Dead } else { Life::Unknown };
+            return if machine::same(&self.host, machine) { Life::Dead } else { Life::Unknown };
         }
         if namespace().ok() != Some(self.namespace) {
             return Life::Unknown;
@@ -120,7 +127,8 @@ fn namespace() -> io::Result<u64> {
 fn host() -> String {
     let uname = rustix::system::uname();
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
-    uname.nodename().to_string_lossy().chars().map(plain).take(64).collect()
+    let host: String = uname.nodename().to_string_lossy().chars().map(plain).take(64).collect();
+    machine::name(&host)
 }
 
 #[cfg(test)]
@@ -137,10 +145,17 @@ mod tests {
         assert_eq!(earlier.life(), Life::Dead);
         // Above the largest process id of Linux.
         assert_eq!(Tag { process: 1 << 23, ..tag.clone() }.life(), Life::Dead);
-        assert_eq!(Tag { boot: "0".repeat(32), ..tag.clone() }.life(), Life::Dead);
-        let rebooted = Tag { boot: "0".repeat(32), namespace: 1, ..tag.clone() };
-        assert_eq!(rebooted.life(), Life::Dead);
-        assert_eq!(Tag { host: "elsewhere".into(), ..rebooted }.life(), Life::Unknown);
+        for namespace in [1, tag.namespace] {
+            let rebooted = |host: &str| {
+                let (boot, host) = ("0".repeat(32), host.to_owned());
+                Tag { boot, namespace, host, ..tag.clone() }
+            };
+            assert_eq!(rebooted("a@1").life_on("a@1"), Life::Dead);
+            // One host name on two machines, or on machines that cannot be told apart.
+            for (host, machine) in [("a@1", "a@2"), ("a", "a@1"), ("a", "a"), ("b@1", "a@1")] {
+                assert_eq!(rebooted(host).life_on(machine), Life::Unknown, "{host} {machine}");
+            }
+        }
         assert_eq!(Tag { namespace: 1, ..tag }.life(), Life::Unknown);
         for wrong in ["", "1.2.3.4", "0.2.3.b.1.h", "-1.2.3.b.1.h", "1.2.3..1.h", "x.2.3.b.1.h"] {
             assert_eq!(Tag::parse(wrong), None, "{wrong}");

@@ -432,5 +432,71 @@ fn owner_and_mode_are_those_asked_for_or_those_of_the_target() {
             let found = fs.metadata(&path).expect("metadata");
             assert_eq!((found.uid, found.gid), (7, 8), "{path:?}");
         }
+        // A missing one goes to the owner of the directory above, unless that is root.
+        for (above, expected) in [((7, 8), (7, 8)), ((0, 8), (0, 0))] {
+            let fs = SimFs::new();
+            fs.create_dir(Path::new("/lib"), 0o700).expect("make");
+            fs.set_owner(Path::new("/lib"), Some(above.0), Some(above.1)).expect("give");
+            let made = [target("m1", "/lib/etcd/default", None)];
+            run(&fs, options(made.to_vec()), dead(1), &bytes).expect("restore");
+            for (path, _) in tree(&fs, Path::new("/lib")) {
+                let found = fs.metadata(&path).expect("metadata");
+                assert_eq!((found.uid, found.gid), expected, "{path:?}");
+            }
+        }
     }
+}
+
+/// Members in a folder that is there already, each with a rename of its own.
+fn two_members() -> (SimFs, Options) {
+    let fs = SimFs::new();
+    fs.create_dir(Path::new("/all"), 0o700).expect("make");
+    fs.sync_dir(Path::new("/")).expect("sync");
+    (fs, options(vec![target("m1", "/all/m1", None), target("m2", "/all/m2", None)]))
+}
+
+#[test]
+fn members_stand_together_or_not_at_all() {
+    let bytes = snapshot();
+    let (fs, options) = two_members();
+    let mut restore = Restore::begin_as(Arc::new(fs.clone()), options, dead(1)).expect("begin");
+    restore.write(&bytes).expect("write");
+    // Somebody takes the place of the second meanwhile.
+    fs.create_dir(Path::new("/all/m2"), 0o700).expect("make");
+    let error = restore.finish(&Expected::default()).expect_err("m2 is taken");
+    assert!(matches!(error, RestoreError::Io { act: "rename into place", .. }), "{error}");
+    assert_eq!(tree(&fs, Path::new("/all")), [("/all/m2".into(), None)]);
+}
+
+#[test]
+fn what_stands_after_a_failure_is_said() {
+    let bytes = snapshot();
+    let (fs, options) = two_members();
+    let before = fs.calls();
+    run(&fs, options, dead(0), &bytes).expect("restore");
+    let (mut partly, mut not_durable) = (0, 0);
+    for number in 1..=fs.calls() - before {
+        let (fs, options) = two_members();
+        fs.fail_at(before + number);
+        let result = run(&fs, options, dead(1), &bytes);
+        let after = fs.after_crash(Unsynced::Kept);
+        let stand: Vec<PathBuf> = ["/all/m1", "/all/m2"]
+            .into_iter()
+            .map(PathBuf::from)
+            .filter(|path| after.metadata(path).is_ok())
+            .collect();
+        match result {
+            Err(RestoreError::Partly { stand: said, .. }) => {
+                assert_eq!(said, stand, "call {number}");
+                partly += 1;
+            }
+            Err(RestoreError::NotDurable { .. }) => {
+                assert_eq!(stand.len(), 2, "call {number}");
+                not_durable += 1;
+            }
+            Err(error) => assert_eq!(stand.len(), 0, "call {number}: {error}"),
+            Ok(_) => assert_eq!(stand.len(), 2, "call {number}"),
+        }
+    }
+    assert!(partly > 0 && not_durable > 0, "{partly} {not_durable}");
 }

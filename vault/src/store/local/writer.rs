@@ -4,9 +4,12 @@
 //! .tmp-<boot id>-<pid namespace>-<pid>-<start time>-<number>-<host>
 //! ```
 //! The boot id is hexadecimal without dashes, the numbers are decimal, and the
-//! start time is that of the process in clock ticks since the boot.
+//! start time is that of the process in clock ticks since the boot. The host is
+//! that of [`machine::name`].
 
 use std::io;
+
+use crate::machine;
 
 const PREFIX: &str = ".tmp-";
 
@@ -35,6 +38,7 @@ impl Writer {
             .map(|c| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' })
             .take(64)
             .collect();
+        let host = machine::name(&host);
         let namespace = digits.parse().unwrap_or(0);
         Ok(Self { boot, namespace, pid, started, host })
     }
@@ -59,10 +63,10 @@ impl Writer {
     }
 
     /// Whether `other` is dead, as far as this process can know: of processes in
-    /// its own namespace, and of earlier boots of its own host.
+    /// its own namespace, and of earlier boots of its own machine.
     pub(super) fn knows_dead(&self, other: &Self) -> Option<bool> {
         if self.boot != other.boot {
-            return (self.host == other.host).then_some(true);
+            return machine::same(&self.host, &other.host).then_some(true);
         }
         if self.namespace != other.namespace {
             return None;
@@ -111,13 +115,18 @@ mod tests {
 
     #[test]
     fn only_the_surely_dead_are_dead() {
-        let me = Writer::current().unwrap();
+        let me = Writer { host: "a@1".into(), ..Writer::current().unwrap() };
         let earlier = Writer { started: me.started.wrapping_sub(1), ..me.clone() };
         assert_eq!(me.knows_dead(&earlier), Some(true), "the pid was reused");
         let rebooted = Writer { boot: "0".repeat(32), ..me.clone() };
         assert_eq!(me.knows_dead(&rebooted), Some(true));
-        let elsewhere = Writer { host: "other".into(), ..rebooted };
-        assert_eq!(me.knows_dead(&elsewhere), None);
+        for host in ["other", "b@1", "a@2", "a"] {
+            let elsewhere = Writer { host: host.into(), ..rebooted.clone() };
+            assert_eq!(me.knows_dead(&elsewhere), None, "{host}");
+        }
+        // Without a machine id, one host name may be that of two containers.
+        let unmarked = Writer { host: "a".into(), ..me.clone() };
+        assert_eq!(unmarked.knows_dead(&Writer { host: "a".into(), ..rebooted }), None);
         let contained = Writer { namespace: me.namespace + 1, ..me.clone() };
         assert_eq!(me.knows_dead(&contained), None);
         let mut child = std::process::Command::new("true").spawn().unwrap();
