@@ -527,7 +527,7 @@ pub(crate) struct WriteArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), env = "ETCDVAULT_WORKERS", hide_env_values = true)]
     pub(crate) workers: Option<u16>,
     /// Where compressed output waits for a slow store, in a file without a name
-    /// [default: the directory for temporary files]
+    /// [default: TMPDIR, else /var/tmp]
     #[arg(
         long,
         value_name = "DIR",

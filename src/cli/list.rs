@@ -27,7 +27,11 @@ pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Ex
         table(&report, output.width())
     });
     for entry in &report.corrupt {
-        output.note(&format!("corrupt: {}: {}", printable(&entry.key), printable(&entry.reason)));
+        output.complaint(&format!(
+            "corrupt: {}: {}",
+            printable(&entry.key),
+            printable(&entry.reason)
+        ));
     }
     Ok(if report.corrupt.is_empty() { Exit::Ok } else { Exit::Corrupt })
 }
@@ -77,7 +81,14 @@ pub(crate) async fn show(args: ShowArgs, output: &Output, env: &Env) -> Result<E
     let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
     let report = find::show(&repository, &backup).await?;
     output.result(&report, || details(&report));
-    Ok(Exit::Ok)
+    for problem in &report.receipt_problems {
+        output.complaint(&format!(
+            "a receipt cannot be used: {}: {}",
+            printable(&problem.key),
+            printable(&problem.reason)
+        ));
+    }
+    Ok(if report.receipts_damaged { Exit::Corrupt } else { Exit::Ok })
 }
 
 fn details(report: &ShowReport) -> String {

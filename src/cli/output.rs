@@ -101,6 +101,13 @@ impl Output {
         let _ = writeln!(std::io::stderr(), "{line}");
     }
 
+    /// Prints a failure that does not end the command: on stderr, as the result follows.
+    pub(crate) fn failure_beside(&self, failure: &Failure) {
+        if !self.json {
+            self.failure(failure);
+        }
+    }
+
     /// Prints a failure as one paragraph, or as JSON on stdout.
     pub(crate) fn failure(&self, failure: &Failure) {
         if self.json {

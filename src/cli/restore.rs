@@ -13,7 +13,9 @@ use crate::config::{Env, owner, place};
 use crate::operation::find;
 use crate::operation::interrupt::Interrupt;
 use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
-use crate::operation::vocabulary::{RestoreOptions as Options, RestoreTarget as Target};
+use crate::operation::vocabulary::{
+    Proof, ProofState, RestoreOptions as Options, RestoreTarget as Target,
+};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn data_dir(
@@ -51,6 +53,12 @@ pub(crate) async fn data_dir(
         restore_data_dir(source, options, &events, interrupt).await?
     };
     output.result(&report, || text(&report));
+    if let Some(Proof { state: ProofState::Mismatch, reasons }) = &report.proof {
+        output.complaint(&format!(
+            "warning: this backup DIFFERS from what the cluster held: {}",
+            printable(&reasons.join("; "))
+        ));
+    }
     output.note(&next(&args, &report));
     Ok(Exit::Ok)
 }

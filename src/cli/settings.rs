@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
 use super::output::Output;
 use crate::config::{Env, keys, place};
+use crate::operation::inspect::scratch_dir;
 use crate::operation::vocabulary::{ReadOptions, Repository, Spool, WriteOptions};
 use crate::operation::{Failure, vaults};
 
@@ -29,7 +30,7 @@ pub(crate) fn write_options(args: &WriteArgs) -> WriteOptions {
         level: args.compression_level,
         workers: args.workers.map_or_else(default_workers, usize::from),
         spool: Some(Spool {
-            directory: args.spool_dir.clone().unwrap_or_else(std::env::temp_dir),
+            directory: args.spool_dir.clone().unwrap_or_else(scratch_dir),
             limit: u64::from(args.spool_limit) << 20,
         }),
         ..WriteOptions::default()

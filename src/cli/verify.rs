@@ -16,6 +16,15 @@ use crate::operation::verify::{Level, Verified, verify};
 struct Report {
     verified: Vec<Verified>,
     corrupt: Vec<find::CorruptManifest>,
+    /// Backups that could not be read, which says nothing of their state.
+    unread: Vec<Unread>,
+}
+
+/// A backup that could not be read.
+#[derive(Serialize)]
+struct Unread {
+    id: String,
+    reason: String,
 }
 
 pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
@@ -26,7 +35,7 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
         LevelArg::Stored => Level::Stored,
         LevelArg::Content => Level::Content,
     };
-    let mut report = Report { verified: Vec::new(), corrupt: Vec::new() };
+    let mut report = Report { verified: Vec::new(), corrupt: Vec::new(), unread: Vec::new() };
     let mut backups = Vec::new();
     if args.all {
         let (all, corrupt) = find::all(&repository, cluster).await?;
@@ -37,9 +46,32 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
             backups.push(find::find(&repository, cluster.as_ref(), text).await?);
         }
     }
+    if !output.is_json() {
+        for entry in &report.corrupt {
+            output.text(&format!(
+                "DAMAGED  {}: {}\n",
+                printable(&entry.key),
+                printable(&entry.reason)
+            ));
+        }
+    }
     let events = output.events();
+    let mut first_failure = None;
     for backup in &backups {
-        let verified = verify(&repository, backup, level, &read_options(), &events).await?;
+        let verified = match verify(&repository, backup, level, &read_options(), &events).await {
+            Ok(verified) => verified,
+            // One that could not be read hides nothing of the others.
+            Err(failure) if args.all => {
+                output.failure_beside(&failure);
+                report.unread.push(Unread {
+                    id: backup.manifest.id.to_string(),
+                    reason: failure.to_string(),
+                });
+                first_failure.get_or_insert(failure.kind);
+                continue;
+            }
+            Err(failure) => return Err(failure),
+        };
         if !output.is_json() {
             output.text(&line(&verified));
         }
@@ -51,17 +83,8 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
     let good = report.corrupt.is_empty() && report.verified.iter().all(Verified::good);
     if output.is_json() {
         output.result(&report, String::new);
-    } else {
-        for entry in &report.corrupt {
-            output.text(&format!(
-                "DAMAGED  {}: {}\n",
-                printable(&entry.key),
-                printable(&entry.reason)
-            ));
-        }
-        if backups.is_empty() && report.corrupt.is_empty() {
-            output.text("no backups\n");
-        }
+    } else if backups.is_empty() && report.corrupt.is_empty() {
+        output.text("no backups\n");
     }
     if !good {
         output.note(
@@ -69,7 +92,11 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
              before a new one is proven",
         );
     }
-    Ok(if good { Exit::Ok } else { Exit::Corrupt })
+    Ok(match first_failure {
+        _ if !good => Exit::Corrupt,
+        Some(kind) => Exit::Failed(kind),
+        None => Exit::Ok,
+    })
 }
 
 fn line(verified: &Verified) -> String {

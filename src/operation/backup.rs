@@ -428,7 +428,7 @@ enum NoScan {
 fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: Option<PathBuf>) -> Result<Scan, NoScan> {
     let mut scan = StreamScan::new(ScanOptions {
         memory: SCAN_MEMORY,
-        spill_directory: Some(spill.unwrap_or_else(std::env::temp_dir)),
+        spill_directory: Some(spill.unwrap_or_else(super::inspect::scratch_dir)),
         ..ScanOptions::default()
     });
     let told = |error: ScanError| match error {

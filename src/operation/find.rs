@@ -200,6 +200,13 @@ pub struct ShowReport {
     pub content_error: Option<String>,
     /// Results of verifications, oldest first.
     pub receipts: Vec<ShownReceipt>,
+    /// Receipts that cannot be used: damaged, or written by a newer etcdvault. They say
+    /// nothing of the backup.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub receipt_problems: Vec<CorruptManifest>,
+    /// Whether any of them is damaged.
+    #[serde(skip)]
+    pub receipts_damaged: bool,
 }
 
 /// The result of a verification.
@@ -226,13 +233,6 @@ pub async fn show(repository: &Repository, backup: &Backup) -> Result<ShowReport
         .receipts(&manifest.place(), manifest.id)
         .await
         .map_err(|error| storage_failure("its receipts were not read".to_owned(), error))?;
-    if let Some(entry) = damaged.first() {
-        return Err(Failure::new(
-            FailureKind::Corrupt,
-            format!("the receipt {} is damaged", entry.key),
-        )
-        .detail(super::failure::chain(&entry.error).join(": ")));
-    }
     let (content, content_error) = match SnapshotContent::of(manifest) {
         Ok(content) => (Some(content), None),
         Err(error) => (None, Some(error)),
@@ -246,6 +246,14 @@ pub async fn show(repository: &Repository, backup: &Backup) -> Result<ShowReport
         content,
         content_error,
         receipts: receipts.into_iter().map(Into::into).collect(),
+        receipts_damaged: damaged.iter().any(|entry| entry.error.is_corruption()),
+        receipt_problems: damaged
+            .into_iter()
+            .map(|entry| CorruptManifest {
+                reason: super::failure::chain(&entry.error).join(": "),
+                key: entry.key,
+            })
+            .collect(),
     })
 }
 

@@ -131,9 +131,17 @@ fn not_inspected(what: &str, kind: FailureKind) -> Failure {
     Failure::new(kind, format!("{what} was not inspected"))
 }
 
+/// Where large temporary files without a name go: not `/tmp`, which is memory on many
+/// machines, unless that is all there is or was chosen.
+pub fn scratch_dir() -> PathBuf {
+    let chosen = std::env::temp_dir();
+    let disk = Path::new("/var/tmp");
+    if chosen == Path::new("/tmp") && disk.is_dir() { disk.to_owned() } else { chosen }
+}
+
 /// A scan that moves its records to an unlinked temporary file where there are many.
 pub(super) fn spilling_options() -> ScanOptions {
-    ScanOptions { spill_directory: Some(std::env::temp_dir()), ..ScanOptions::default() }
+    ScanOptions { spill_directory: Some(scratch_dir()), ..ScanOptions::default() }
 }
 
 #[cfg(test)]

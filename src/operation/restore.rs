@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::mpsc;
+use vault::manifest::Proof;
 use vault::repository::{Backup, ReadOptions, Repository};
 
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
@@ -51,6 +52,8 @@ pub struct RestoreReport {
     pub database_size: u64,
     /// Keys in the store.
     pub keys: u64,
+    /// What is known of the truth of the source; `None` for a file.
+    pub proof: Option<Proof>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -87,6 +90,10 @@ pub async fn data_dir(
             (path.display().to_string(), Expected::default(), path.metadata().ok().map(|m| m.len()))
         }
         Source::Stdin => ("standard input".to_owned(), Expected::default(), None),
+    };
+    let proof = match &source {
+        Source::Backup(_, backup) => Some(backup.manifest.proof.clone()),
+        Source::File(_) | Source::Stdin => None,
     };
     let what = format!("{name} was not restored");
     let targets = options.targets.clone();
@@ -139,6 +146,7 @@ pub async fn data_dir(
         hash_kv: restored.hash,
         database_size: restored.database_size,
         keys: restored.scan.live_keys,
+        proof,
         seconds: begun.elapsed().as_secs_f64(),
     })
 }

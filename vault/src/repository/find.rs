@@ -65,7 +65,8 @@ pub struct Names {
 /// How a person names a backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selector {
-    /// The newest that is no mismatch.
+    /// The newest that is no mismatch; one whose proof is unknown only where there is
+    /// no other.
     Latest,
     /// The newest that was begun at this time or before, to the second, and is no
     /// mismatch.
@@ -224,13 +225,19 @@ impl Repository {
             return Err(RepositoryError::SeveralClusters { clusters });
         }
         let in_time = |name: &&ManifestKey| until.is_none_or(|until| name.taken <= until);
+        // What nobody could compare, an import for example, says nothing of how old its
+        // content is: it is the latest only where there is nothing else.
+        let mut unknown = None;
         for name in names.names.iter().rev().filter(in_time) {
-            match self.load_if_there(name).await? {
-                Some(backup) if backup.manifest.proof.state != ProofState::Mismatch => {
-                    return Ok(backup);
-                }
-                Some(_) | None => {}
+            let Some(backup) = self.load_if_there(name).await? else { continue };
+            match backup.manifest.proof.state {
+                ProofState::Proven | ProofState::NotProven => return Ok(backup),
+                ProofState::Unknown => unknown = unknown.or(Some(backup)),
+                ProofState::Mismatch => {}
             }
+        }
+        if let Some(backup) = unknown {
+            return Ok(backup);
         }
         let wanted = match until {
             None => "that could be the latest".to_owned(),
