@@ -8,9 +8,9 @@ use super::human::{count, duration, printable, size};
 use super::output::Output;
 use super::settings::{open_vault, read_options};
 use crate::config::{Env, place};
-use crate::operation::Failure;
 use crate::operation::find;
 use crate::operation::verify::{Level, Verified, verify};
+use crate::operation::{Failure, FailureKind};
 
 #[derive(Serialize)]
 struct Report {
@@ -60,8 +60,9 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
     for backup in &backups {
         let verified = match verify(&repository, backup, level, &read_options(), &events).await {
             Ok(verified) => verified,
-            // One that could not be read hides nothing of the others.
-            Err(failure) if args.all => {
+            // One that could not be read hides nothing of the others; a key that is
+            // missing for one is missing for all.
+            Err(failure) if args.all && failure.kind == FailureKind::Storage => {
                 output.failure_beside(&failure);
                 report.unread.push(Unread {
                     id: backup.manifest.id.to_string(),

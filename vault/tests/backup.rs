@@ -16,7 +16,7 @@ use chrono::TimeDelta;
 use futures_util::stream::BoxStream;
 use serde_json::json;
 use vault::encryption::{EncryptionChoice, Identities, Passphrase};
-use vault::layout::{BackupId, ClusterName, Level, ManifestKey};
+use vault::layout::{BackupId, ClusterName, Level, ManifestKey, Role};
 use vault::manifest::{Manifest, ProofState};
 use vault::repository::{
     Filter, Lineage, LineageParent, NewObject, ReadOptions, Receipt, Repository, RepositoryError,
@@ -711,4 +711,57 @@ async fn receipts_and_lineages_are_kept() {
     let stolen = store.bytes(&place().lineage()).unwrap();
     store.set(place_of("other").lineage(), stolen);
     assert!(vault.lineage(&place_of("other")).await.unwrap_err().is_corruption());
+}
+
+/// An import is as old as nobody knows: it is the latest only where nothing else is.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_compared_is_the_latest_only_alone() {
+    let vault = new_vault(Arc::new(MemoryStore::new()), EncryptionChoice::None).await.unwrap();
+    let commit = async |days: i64, state| {
+        let id = BackupId::generate();
+        let written = write_object(&vault, id, b"content", &WriteOptions::default()).await.unwrap();
+        let mut manifest = manifest(id, 7, &[&written]);
+        manifest.started = now() + TimeDelta::days(days);
+        manifest.proof.state = state;
+        vault.commit(&manifest).await.unwrap()
+    };
+    let latest = async || vault.find(None, &Selector::Latest).await.unwrap().key;
+    commit(0, ProofState::Unknown).await;
+    let newer = commit(1, ProofState::Unknown).await;
+    assert_eq!(latest().await, newer);
+    let proven = commit(-9, ProofState::Proven).await;
+    assert_eq!(latest().await, proven);
+    let unproven = commit(-8, ProofState::NotProven).await;
+    assert_eq!(latest().await, unproven);
+}
+
+/// A caller that hashes the plain bytes itself is held to its digest by every reader.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_of_the_callers_is_held_against_what_is_read() {
+    let vault = new_vault(Arc::new(MemoryStore::new()), EncryptionChoice::None).await.unwrap();
+    let plain = b"what the caller hashed".repeat(1000);
+    for right in [true, false] {
+        let object = NewObject {
+            place: place(),
+            id: BackupId::generate(),
+            role: Role::new("snapshot").unwrap(),
+            name: "snapshot.db".into(),
+            plain_size: SizeHint::Exact(plain.len() as u64),
+        };
+        let options = WriteOptions { hash_plain: false, ..WriteOptions::default() };
+        let mut writer = vault.create_object(object, &options).await.unwrap();
+        writer.write(plain.clone().into()).await.unwrap();
+        let hashed: &[u8] = if right { &plain } else { b"something else" };
+        let written = writer.finish_with(vault::digest::Sha256::of(hashed)).await.unwrap();
+        let mut reader = vault.open_object(&written.record, &ReadOptions::default()).await.unwrap();
+        let end = loop {
+            match reader.next().await {
+                Ok(Some(_)) => {}
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        assert_eq!(end.is_ok(), right, "{end:?}");
+        assert!(end.err().is_none_or(|error| error.is_corruption()));
+    }
 }
