@@ -56,7 +56,6 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
         }
     }
     let events = output.events();
-    let mut first_failure = None;
     for backup in &backups {
         let verified = match verify(&repository, backup, level, &read_options(), &events).await {
             Ok(verified) => verified,
@@ -68,7 +67,6 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
                     id: backup.manifest.id.to_string(),
                     reason: failure.to_string(),
                 });
-                first_failure.get_or_insert(failure.kind);
                 continue;
             }
             Err(failure) => return Err(failure),
@@ -93,10 +91,12 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
              before a new one is proven",
         );
     }
-    Ok(match first_failure {
-        _ if !good => Exit::Corrupt,
-        Some(kind) => Exit::Failed(kind),
-        None => Exit::Ok,
+    Ok(if !good {
+        Exit::Corrupt
+    } else if !report.unread.is_empty() {
+        Exit::Failed(FailureKind::Storage)
+    } else {
+        Exit::Ok
     })
 }
 

@@ -19,7 +19,7 @@ use super::failure::{Failure, FailureKind};
 use super::inspect::scan_failure;
 use super::vaults::{self, storage_failure};
 use crate::bbolt::{Database, OpenError};
-use crate::datadir::hash::{Digests, ScanError, StreamScan};
+use crate::datadir::hash::{ScanError, StreamScan};
 use crate::event::Events;
 
 /// Where an export goes.
@@ -217,7 +217,8 @@ pub async fn import(
                 name: content::SNAPSHOT_NAME.to_owned(),
                 plain_size: SizeHint::Exact(source.plain_size()),
             },
-            &options.write,
+            // The scan hashes every byte anyway, for the checksum at the end.
+            &WriteOptions { hash_plain: false, ..options.write.clone() },
         )
         .await
         .map_err(|error| storage_failure(what.clone(), error))?;
@@ -256,20 +257,24 @@ pub async fn import(
             }
             Err(failure)
         }
-        (Ok(()), Ok(scan)) if scan.digests.as_ref().and_then(Digests::trailer_ok) != Some(true) => {
-            Err(Failure::new(FailureKind::Corrupt, what.clone())
-                .detail("the SHA-256 at its end is not that of its bytes"))
-        }
-        (Ok(()), Ok(scan)) => Ok(scan),
+        (Ok(()), Ok(scan)) => match &scan.digests {
+            Some(digests) if digests.trailer_ok() == Some(true) => {
+                let whole = vault::digest::Sha256(digests.whole);
+                Ok((scan, whole))
+            }
+            _ => Err(Failure::new(FailureKind::Corrupt, what.clone())
+                .detail("the SHA-256 at its end is not that of its bytes")),
+        },
     };
-    let scan = match checked {
-        Ok(scan) => scan,
+    let (scan, whole) = match checked {
+        Ok(checked) => checked,
         Err(failure) => {
             let _ = writer.abort().await;
             return Err(failure);
         }
     };
-    let written = writer.finish().await.map_err(|error| storage_failure(what.clone(), error))?;
+    let written =
+        writer.finish_with(whole).await.map_err(|error| storage_failure(what.clone(), error))?;
     let content =
         SnapshotContent::new(Origin::of_file(path.display().to_string()), &scan, Vec::new(), None)
             .map_err(|error| fail(FailureKind::Error).because(error))?;
