@@ -9,6 +9,7 @@ pub mod config;
 pub mod datadir;
 pub mod etcd;
 pub mod event;
+pub mod node;
 pub mod operation;
 pub mod types;
 pub mod wal;
