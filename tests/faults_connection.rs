@@ -195,7 +195,7 @@ async fn a_member_is_lost_in_mid_stream() {
     );
     cli.run(["verify", "--all"]).await.unwrap().expect(0);
 
-    // One follower stalls: given up after six times the bound on a call.
+    // The followers stall: each is given up after six times the bound on a call.
     for proxy in &proxies {
         proxy.set(Mode::Pass);
     }
@@ -204,11 +204,11 @@ async fn a_member_is_lost_in_mid_stream() {
     }
     let begun = Instant::now();
     // Only the source is asked: lines that stall are given up late by their keep-alive.
-    let args = ["backup", "--json", "--command-timeout", "500ms", "--proof", "source"];
+    let args = ["backup", "--json", "--command-timeout", "3s", "--proof", "source"];
     let ran = cli.run(args).await.unwrap().expect(0);
     assert_eq!(ran.json()["source"], name(leader), "{ran}");
     assert_eq!(ran.stderr.matches("the stream stalled after").count(), 2, "{ran}");
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(150), "{:?}", begun.elapsed());
 
     // All three are cut: nothing is stored, each is named with how far it came.
     for proxy in &proxies {
