@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::args::{ExportArgs, ImportArgs};
 use super::exit_code::Exit;
-use super::human::{count, size, time_both};
+use super::human::{count, size, time_utc};
 use super::output::Output;
 use super::settings::{labels, open_vault, read_options, write_options};
 use crate::config::{Env, place};
@@ -97,7 +97,7 @@ pub(crate) async fn import(args: ImportArgs, output: &Output, env: &Env) -> Resu
                 size(report.size),
                 size(report.stored_size),
                 match report.time_source {
-                    TimeSource::ModificationTime => format!("of {}", time_both(report.taken)),
+                    TimeSource::ModificationTime => format!("of {} UTC", time_utc(report.taken)),
                     TimeSource::ImportTime => "of an unknown time".to_owned(),
                 }
             ));

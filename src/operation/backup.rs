@@ -20,7 +20,7 @@ use vault::store::{Key, SizeHint};
 use super::content::{self, Origin, SnapshotContent};
 use super::failure::{Failure, FailureKind, chain, etcd_hint};
 use super::feed::ScanFeed;
-use super::inspect::{scan_failure, scratch_dir};
+use super::inspect::{scan_failure, spilling_options};
 use super::interrupt::Interrupt;
 use super::proof::{self, MemberProof, Policy, Verdict};
 use super::status::nobody_answers;
@@ -102,6 +102,8 @@ const MAX_REASONS: usize = 90;
 const MAX_REASON: usize = 900;
 /// Bound on giving up an object that was begun.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound on removing an object that stands already.
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Makes a backup.
 pub async fn backup(
@@ -391,12 +393,11 @@ impl Attempt<'_> {
     }
 
     fn scan_options(&self) -> ScanOptions {
-        let spool = self.options.write.spool.as_ref();
-        ScanOptions {
-            memory: SCAN_MEMORY,
-            spill_directory: Some(spool.map_or_else(scratch_dir, |spool| spool.directory.clone())),
-            ..ScanOptions::default()
+        let mut options = spilling_options();
+        if let Some(spool) = &self.options.write.spool {
+            options.spill_directory = Some(spool.directory.clone());
         }
+        options
     }
 
     fn ended(&self, failure: Failure) -> Broken {
@@ -419,11 +420,19 @@ fn unchanged(repository: &Repository) -> String {
     )
 }
 
-/// Removes an object that was stored and that no manifest will name, and says how the
-/// vault is then: whoever may only add to it leaves the object there.
-async fn take_back(repository: &Repository, object: &Key) -> String {
-    let deleting = repository.store().delete(object);
-    if let Ok(Ok(())) = tokio::time::timeout(ABORT_TIMEOUT, deleting).await {
+/// Removes an object that no manifest will name, and says how the vault is then: whoever
+/// may only add to it leaves the object there. One that was called off while the store
+/// put it together may have come to stand all the same.
+async fn take_back(repository: &Repository, object: &Key, stored: bool) -> String {
+    let store = repository.store();
+    let removing = async {
+        if stored || store.head(object).await?.is_some() {
+            store.delete(object).await?;
+        }
+        Ok::<_, vault::store::StoreError>(())
+    };
+    let removed = matches!(tokio::time::timeout(TAKE_BACK_TIMEOUT, removing).await, Ok(Ok(())));
+    if removed || !stored {
         return unchanged(repository);
     }
     format!(
@@ -431,9 +440,6 @@ async fn take_back(repository: &Repository, object: &Key) -> String {
         repository.store().location()
     )
 }
-
-/// Records beyond this many bytes go to an unlinked file.
-const SCAN_MEMORY: usize = 32 << 20;
 
 /// What is wrong with the SHA-256 at the end of a stream. The member hashes what it
 /// sends: without that hash the end is missing, and with another one the bytes are not
@@ -530,11 +536,8 @@ async fn finish(
             if !writing.is_terminated() {
                 written = tokio::time::timeout(ABORT_TIMEOUT, writing).await.ok();
             }
-            let state = match written {
-                Some(Ok(_)) => take_back(repository, &object).await,
-                _ => unchanged(repository),
-            };
-            return Err(failure.state(state));
+            let stored = matches!(written, Some(Ok(_)));
+            return Err(failure.state(take_back(repository, &object, stored).await));
         }
     };
     let written = written.ok_or_else(|| Failure::new(FailureKind::Error, what.clone()))?;
