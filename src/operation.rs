@@ -4,6 +4,7 @@
 pub mod backup;
 pub mod content;
 pub mod failure;
+mod feed;
 pub mod files;
 pub mod find;
 pub mod inspect;

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::args::{ExportArgs, ImportArgs};
 use super::exit_code::Exit;
-use super::human::{count, size};
+use super::human::{count, size, time_utc};
 use super::output::Output;
 use super::settings::{labels, open_vault, read_options, write_options};
 use crate::config::{Env, place};
+use crate::operation::content::TimeSource;
 use crate::operation::files::{self, ImportOptions, ImportReport, Target};
 use crate::operation::find;
 use crate::operation::vocabulary::LineageName;
@@ -49,6 +50,7 @@ pub(crate) async fn export(args: ExportArgs, output: &Output, env: &Env) -> Resu
             )
         });
     }
+    output.mark(&report.id, &report.proof);
     Ok(Exit::Ok)
 }
 
@@ -88,12 +90,16 @@ pub(crate) async fn import(args: ImportArgs, output: &Output, env: &Env) -> Resu
         let report = files::import(&repository, path, &options, &output.events()).await?;
         if !output.is_json() {
             output.text(&format!(
-                "{}  {}  revision {}  {} → {}\n",
+                "{}  {}  revision {}  {} → {}  {}\n",
                 report.id,
                 super::human::printable(&report.path.display().to_string()),
                 count(report.revision),
                 size(report.size),
-                size(report.stored_size)
+                size(report.stored_size),
+                match report.time_source {
+                    TimeSource::ModificationTime => format!("of {} UTC", time_utc(report.taken)),
+                    TimeSource::ImportTime => "of an unknown time".to_owned(),
+                }
             ));
         }
         imported.imported.push(report);

@@ -11,6 +11,7 @@ use super::settings::open_vault;
 use super::table::{Align, Table};
 use crate::config::{Env, place};
 use crate::operation::Failure;
+use crate::operation::content::TimeSource;
 use crate::operation::find::{self, ListReport, ListedBackup, ShowReport};
 use crate::operation::proof::Verdict;
 use crate::operation::vocabulary::{ObjectEncryption, ProofState};
@@ -96,9 +97,14 @@ fn details(report: &ShowReport) -> String {
     let mut lines = Lines::default();
     lines.add("backup", &backup.id);
     lines.add("cluster", format!("{}, lineage {}", backup.cluster, backup.lineage));
-    lines.add("taken", time_both(backup.taken));
-    if let Some(content) = &report.content {
-        let origin = &content.origin;
+    let origin = report.content.as_ref().map(|content| &content.origin);
+    let known = match origin.and_then(|origin| origin.time_source) {
+        Some(TimeSource::ModificationTime) => ", as the file's modification time says",
+        Some(TimeSource::ImportTime) => ", when it was imported: its own time is not known",
+        None => "",
+    };
+    lines.add("taken", format!("{}{known}", time_both(backup.taken)));
+    if let Some(origin) = origin {
         let mut from = match &origin.member {
             Some(member) => format!("{member} at {}", origin.place),
             None => origin.place.clone(),

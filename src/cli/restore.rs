@@ -13,9 +13,7 @@ use crate::config::{Env, owner, place};
 use crate::operation::find;
 use crate::operation::interrupt::Interrupt;
 use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
-use crate::operation::vocabulary::{
-    Proof, ProofState, RestoreOptions as Options, RestoreTarget as Target,
-};
+use crate::operation::vocabulary::{RestoreOptions as Options, RestoreTarget as Target};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn data_dir(
@@ -53,11 +51,8 @@ pub(crate) async fn data_dir(
         restore_data_dir(source, options, &events, interrupt).await?
     };
     output.result(&report, || text(&report));
-    if let Some(Proof { state: ProofState::Mismatch, reasons }) = &report.proof {
-        output.complaint(&format!(
-            "warning: this backup DIFFERS from what the cluster held: {}",
-            printable(&reasons.join("; "))
-        ));
+    if let Some(proof) = &report.proof {
+        output.mark(&report.source, proof);
     }
     output.note(&next(&args, &report));
     Ok(Exit::Ok)

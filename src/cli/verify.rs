@@ -74,6 +74,7 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
         if !output.is_json() {
             output.text(&line(&verified));
         }
+        output.mark(&verified.id, &verified.proof);
         if let Some(error) = &verified.receipt_error {
             output.note(&format!("  no receipt was written: {}", printable(error)));
         }
