@@ -7,6 +7,7 @@ pub mod bbolt;
 pub mod cli;
 pub mod config;
 pub mod datadir;
+pub mod dialect;
 pub mod etcd;
 pub mod event;
 pub mod node;
