@@ -62,7 +62,8 @@ impl Parsed {
 
 /// Reads `text`; `Err` has every problem in the order of the file, at least one.
 pub fn parse(text: &str) -> Result<Parsed, Vec<Problem>> {
-    let mut reader = Reader { text, problems: Vec::new(), positions: BTreeMap::new() };
+    let mut reader =
+        Reader { text, problems: Vec::new(), positions: BTreeMap::new(), keys: Vec::new() };
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         for error in errors {
@@ -89,10 +90,37 @@ const S3_SECRETS: [&str; 6] = [
     "s3-credentials",
 ];
 
+/// Every key with the kind of section that it stands in: `("cluster", "endpoints")`.
+pub fn keys() -> Vec<(&'static str, String)> {
+    let mut all = Vec::new();
+    for kind in KINDS {
+        let mut reader =
+            Reader { text: "", problems: Vec::new(), positions: BTreeMap::new(), keys: Vec::new() };
+        let entries = DeTable::new();
+        let section = Section {
+            reader: &mut reader,
+            name: kind.into(),
+            entries: &entries,
+            known: Vec::new(),
+        };
+        match kind {
+            "cluster" => drop(section.cluster()),
+            "node" => drop(section.node()),
+            _ => drop(section.vault(0)),
+        }
+        all.extend(reader.keys.into_iter().map(|key| (kind, key)));
+    }
+    all
+}
+
+const KINDS: [&str; 3] = ["cluster", "node", "vault"];
+
 struct Reader<'t> {
     text: &'t str,
     problems: Vec<Problem>,
     positions: BTreeMap<(String, String), Position>,
+    /// The keys of the section that was read last.
+    keys: Vec<String>,
 }
 
 /// What is read of one section. A key that nobody took is unknown.
@@ -114,8 +142,8 @@ impl Reader<'_> {
         let mut config = Config::default();
         for (key, value) in table {
             let kind = key.get_ref().as_ref();
-            if !["cluster", "node", "vault"].contains(&kind) {
-                let remedy = suggestion(kind, &["cluster", "node", "vault"]).unwrap_or_else(|| {
+            if !KINDS.contains(&kind) {
+                let remedy = suggestion(kind, &KINDS).unwrap_or_else(|| {
                     "a file has the sections [cluster.NAME], [node.NAME] and [vault.NAME]".into()
                 });
                 let what = format!("unknown key `{}`", shown(kind));
@@ -468,6 +496,7 @@ impl<'d> Section<'_, '_, 'd> {
     }
 
     fn text_or_number(&mut self, key: &str) -> Option<String> {
+        self.known.push(key.to_owned());
         match self.peek(key)?.value {
             DeValue::Integer(number) if number.radix() == 10 => {
                 self.take(key);
@@ -618,6 +647,9 @@ impl<'d> Section<'_, '_, 'd> {
             let remedy = suggestion(name, &known);
             self.reader.problem(key.span().start, what, remedy);
         }
+        self.reader.keys = known.into_iter().map(str::to_owned).collect();
+        self.reader.keys.sort();
+        self.reader.keys.dedup();
     }
 }
 
@@ -675,3 +707,6 @@ fn distance(a: &str, b: &str) -> usize {
     }
     rows[a.len()][b.len()]
 }
+
+#[cfg(test)]
+mod tests;
