@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod content;
+pub mod endpoints;
 pub mod failure;
 mod feed;
 pub mod files;

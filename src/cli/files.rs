@@ -8,16 +8,19 @@ use super::args::{ExportArgs, ImportArgs};
 use super::exit_code::Exit;
 use super::human::{count, size, time_utc};
 use super::output::Output;
-use super::settings::{labels, open_vault, read_options, write_options};
-use crate::config::{Env, place};
+use super::settings::{find_backup, labels, open_vault, read_options, write_options};
+use crate::config::Setup;
 use crate::operation::content::TimeSource;
 use crate::operation::files::{self, ImportOptions, ImportReport, Target};
-use crate::operation::find;
 use crate::operation::vocabulary::LineageName;
 use crate::operation::{Failure, FailureKind};
 use crate::types::HexId;
 
-pub(crate) async fn export(args: ExportArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
+pub(crate) async fn export(
+    args: ExportArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
     let to_stdout = args.output == Path::new("-");
     if to_stdout && output.is_json() {
         return Err(Failure::new(FailureKind::Usage, "--json and -o - both want standard output")
@@ -30,9 +33,9 @@ pub(crate) async fn export(args: ExportArgs, output: &Output, env: &Env) -> Resu
         )
         .hint("-o FILE, or -o - into a pipe"));
     }
-    let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
-    let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
+    let choice = setup.choose(args.which.cluster.as_deref())?;
+    let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
+    let backup = find_backup(&repository, &choice, &args.which.backup).await?;
     let target = if to_stdout {
         Target::Writer(Box::new(std::io::stdout()))
     } else {
@@ -59,8 +62,13 @@ struct Imported {
     imported: Vec<ImportReport>,
 }
 
-pub(crate) async fn import(args: ImportArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
-    let cluster = place::cluster(args.cluster.as_deref(), env)?.ok_or_else(|| {
+pub(crate) async fn import(
+    args: ImportArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let cluster = choice.meant().cloned().ok_or_else(|| {
         Failure::new(FailureKind::Usage, "it is not said which cluster the snapshot is of")
             .hint("--cluster NAME: the name that its backups have in the vault")
     })?;
@@ -78,12 +86,12 @@ pub(crate) async fn import(args: ImportArgs, output: &Output, env: &Env) -> Resu
                 .map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
         })
         .transpose()?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
+    let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
     let options = ImportOptions {
         cluster,
         lineage,
         labels: labels(&args.labels),
-        write: write_options(&args.write),
+        write: write_options(&args.write, &args.vault, &choice),
     };
     let mut imported = Imported { imported: Vec::new() };
     for path in &args.files {
