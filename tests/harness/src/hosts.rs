@@ -27,8 +27,10 @@
 //! | `container` | the processes and control groups beneath it |
 //! | `subnet` | the bridge and the lock |
 //! | `ssh` | keys and `ssh_config` |
+//! | [`etcd`] | clusters of etcd in the four ways of the field |
 
 mod container;
+pub mod etcd;
 mod host;
 mod ssh;
 mod subnet;
@@ -46,6 +48,7 @@ pub use host::Host;
 use ssh::Ssh;
 use subnet::Subnet;
 
+use crate::etcd::Etcd;
 use crate::{Error, Result, cache};
 
 /// Debootstrapping on a slow machine, with others waiting for the same lock.
@@ -106,6 +109,7 @@ pub struct Builder {
     login: Login,
     jump: bool,
     layers: Vec<PathBuf>,
+    etcd: Option<Etcd>,
 }
 
 impl Builder {
@@ -144,6 +148,12 @@ impl Builder {
         self
     }
 
+    /// These programs in `/usr/local/bin` in place of the distribution's etcd.
+    pub fn etcd(mut self, etcd: Etcd) -> Self {
+        self.etcd = Some(etcd);
+        self
+    }
+
     /// Starts them all and waits until sshd runs on each.
     pub async fn start(mut self) -> Result<Hosts> {
         if !rustix::process::geteuid().is_root() {
@@ -154,6 +164,11 @@ impl Builder {
         }
         let subnet = Subnet::take()?;
         let ssh = Ssh::create(&subnet.directory().join("ssh"), self.login)?;
+        if let Some(etcd) = &self.etcd {
+            let layer = subnet.directory().join("layer-etcd");
+            etcd_layer(etcd, &layer)?;
+            self.layers.push(layer);
+        }
         let mut set = Hosts { hosts: Vec::new(), ssh, subnet, jump: self.jump };
         for (place, (name, image)) in self.hosts.iter().enumerate() {
             let number = u8::try_from(place).ok().and_then(|n| n.checked_add(FIRST_ADDRESS));
@@ -186,7 +201,13 @@ pub struct Hosts {
 impl Hosts {
     /// Begins a set without hosts.
     pub fn builder() -> Builder {
-        Builder { hosts: Vec::new(), login: Login::Root, jump: false, layers: Vec::new() }
+        Builder {
+            hosts: Vec::new(),
+            login: Login::Root,
+            jump: false,
+            layers: Vec::new(),
+            etcd: None,
+        }
     }
 
     /// All of them in the order of the builder; the jump host last.
@@ -299,6 +320,31 @@ impl Hosts {
         }
         Ok(kept)
     }
+}
+
+/// What the distribution's etcd package puts where a host could find it.
+const DISTRIBUTION: [&str; 4] =
+    ["usr/bin/etcd", "usr/bin/etcdctl", "usr/lib/systemd/system/etcd.service", "etc/default/etcd"];
+
+/// A layer with these programs and without the distribution's.
+fn etcd_layer(etcd: &Etcd, layer: &Path) -> Result<()> {
+    let failed = |source| Error::because(format!("making {}", layer.display()), source);
+    let programs = layer.join("usr/local/bin");
+    fs::create_dir_all(&programs).map_err(failed)?;
+    for from in [etcd.server(), etcd.etcdctl_path(), etcd.etcdutl_path()] {
+        let to = programs.join(from.file_name().unwrap_or_default());
+        // Hosts do not write to a layer, so a link into the cache is safe.
+        if !to.exists() && fs::hard_link(&from, &to).is_err() {
+            fs::copy(&from, &to).map_err(failed)?;
+        }
+    }
+    for path in DISTRIBUTION {
+        let path = layer.join(path);
+        fs::create_dir_all(path.parent().unwrap_or(layer)).map_err(failed)?;
+        // The overlay's mark of a deleted file.
+        machine("mknod", [path.as_os_str(), OsStr::new("c"), OsStr::new("0"), OsStr::new("0")])?;
+    }
+    Ok(())
 }
 
 /// Runs a command within a bound, without standard input.

@@ -64,7 +64,7 @@ impl Setting {
 
     /// Starts the host.
     pub(super) fn start(&self) -> Result<Process> {
-        remove_groups(&self.machine);
+        remove_traces(&self.machine);
         let groups = make_groups(&self.machine)?;
         let mut lower = OsString::new();
         for directory in &self.lower {
@@ -94,14 +94,13 @@ impl Setting {
         Process::start(Path::new("unshare"), args, &self.environment, &self.console())
     }
 
-    /// Waits until the kernel has nothing of the host any more, and removes its
-    /// control groups.
+    /// Waits until no process of the host is left and removes its other traces.
     pub(super) fn clear(&self) {
         let start = Instant::now();
         while !processes(&self.machine).is_empty() && start.elapsed() < GONE_BOUND {
             std::thread::sleep(Duration::from_millis(5));
         }
-        remove_groups(&self.machine);
+        remove_traces(&self.machine);
     }
 }
 
@@ -160,7 +159,12 @@ fn make_groups(machine: &str) -> Result<Vec<PathBuf>> {
     Ok(groups)
 }
 
-fn remove_groups(machine: &str) {
+/// Removes what a killed machine leaves: its control groups, the interface that the
+/// kernel takes down some time after the last process, nspawn's empty directory.
+fn remove_traces(machine: &str) {
+    // Mostly there is none.
+    let _ = super::machine("ip", ["link", "delete", &interface(machine)]);
+    let _ = fs::remove_dir(Path::new("/run/systemd/nspawn/propagate").join(machine));
     for hierarchy in hierarchies() {
         remove_group(&hierarchy.join(machine));
     }
@@ -174,6 +178,11 @@ fn remove_group(group: &Path) {
     }
     // One that a process is still in stays, and the next start fails on it.
     let _ = fs::remove_dir(group);
+}
+
+/// The bridge's end of a machine's cable, as nspawn names it.
+pub(super) fn interface(machine: &str) -> String {
+    format!("vb-{machine}")
 }
 
 /// Every process in a group of the machine.
@@ -220,6 +229,6 @@ pub(super) fn sweep(prefix: &str) {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        remove_groups(&machine);
+        remove_traces(&machine);
     }
 }

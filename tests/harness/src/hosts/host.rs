@@ -227,7 +227,7 @@ impl Host {
     }
 
     fn link(&self, state: &str) -> Result<()> {
-        let interface = format!("vb-{}", self.setting.machine);
+        let interface = container::interface(&self.setting.machine);
         machine("ip", ["link", "set", &interface, state]).map(drop)
     }
 
