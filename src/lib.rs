@@ -11,6 +11,7 @@ pub mod dialect;
 pub mod etcd;
 pub mod event;
 pub mod node;
+pub mod observe;
 pub mod operation;
 pub mod types;
 pub mod wal;
