@@ -138,9 +138,9 @@ async fn a_full_disk_for_temporary_files() {
     let full_text = full.to_str().unwrap();
     let vault = new_vault(root.path()).await;
     let cluster = Cluster::builder("3.6").args(["--max-txn-ops=10000"]).start().await.unwrap();
-    // More records than the scan keeps in memory: 32 MiB at 48 bytes each.
+    // More records than the scan keeps in memory: 32 MiB at 24 bytes each.
     let mut client = cluster.client().await.unwrap();
-    for round in 0..72 {
+    for round in 0..142 {
         let puts = (0..10_000).map(|n| TxnOp::put(n.to_string(), round.to_string(), None));
         client.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
     }

@@ -103,7 +103,7 @@ const MAX_REASON: usize = 900;
 /// Bound on giving up an object that was begun.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bound on removing an object that stands already.
-const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(5);
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Makes a backup.
 pub async fn backup(
