@@ -11,5 +11,6 @@ pub mod etcd;
 pub mod event;
 pub mod node;
 pub mod operation;
+pub mod plan;
 pub mod types;
 pub mod wal;
