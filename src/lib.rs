@@ -13,5 +13,6 @@ pub mod event;
 pub mod node;
 pub mod observe;
 pub mod operation;
+pub mod plan;
 pub mod types;
 pub mod wal;
