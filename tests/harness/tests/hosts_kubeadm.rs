@@ -1,7 +1,7 @@
 //! Control planes made by kubeadm: ready on every node, with etcd's members in static
 //! pods, and back after a power cut.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use harness::hosts::kubeadm::{Kubeadm, Size};
 
@@ -26,13 +26,18 @@ async fn three_nodes_are_ready_and_come_back_from_a_power_cut() {
     }
 
     cluster.hosts_mut().host_mut(2).power_off_hard().await.unwrap();
+    // Whoever led may be gone: a write fails until the others have a leader.
     let create = ["create", "configmap", "kept", "--from-literal=a=b"];
-    cluster.kubectl(0, create).await.unwrap();
+    let get = ["get", "configmap", "kept", "--output=jsonpath={.data.a}"];
+    let cut = Instant::now();
+    while cluster.kubectl(0, get).await.ok().as_deref() != Some("b") {
+        assert!(cut.elapsed() < Duration::from_secs(180), "two of three nodes take no write");
+        let _ = cluster.kubectl(0, create).await;
+    }
     let start = Instant::now();
     cluster.hosts_mut().host_mut(2).power_on().await.unwrap();
     cluster.wait_ready().await.unwrap();
     eprintln!("the third node ready again in {:?}", start.elapsed());
-    let get = ["get", "configmap", "kept", "--output=jsonpath={.data.a}"];
     assert_eq!(cluster.kubectl(2, get).await.unwrap(), "b");
 }
 

@@ -201,6 +201,8 @@ impl Kubeadm {
         if size == Size::Three {
             set.balance()?;
         }
+        // Who finds the disks has no need to wait for us.
+        let held = (!made).then_some(held);
         set.hosts.boot().await?;
         if !made {
             set.create(size, &parts).await?;
@@ -234,7 +236,7 @@ impl Kubeadm {
         let server = format!("--server=https://{}:6443", host.address());
         let config = format!("--kubeconfig={ADMIN}");
         let mut command =
-            ["kubectl", "--request-timeout=5s", &server, &config].map(Into::into).to_vec();
+            ["kubectl", "--request-timeout=30s", &server, &config].map(Into::into).to_vec();
         command.extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
         host.check::<std::ffi::OsString>(command).await
     }
