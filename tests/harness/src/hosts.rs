@@ -13,7 +13,7 @@
 //!   with us, and its mounts and interface go with it. The bridge, the control groups
 //!   and the directory go when the set is dropped; what a killed run left of these
 //!   is removed by the next one, which knows it by the lock that nobody holds.
-//! - In a failing test (or with `ETCDVAULT_TEST_KEEP` set) the journals stay, as
+//! - In a failing test, or where the set-up fails (or with `ETCDVAULT_TEST_KEEP` set) the journals stay, as
 //!   text, and their path is said.
 //! - Nothing of the machine changes but for the time of the set: no interface but
 //!   the bridge, no name, no route, no rule of the firewall.
@@ -28,10 +28,12 @@
 //! | `subnet` | the bridge and the lock |
 //! | `ssh` | keys and `ssh_config` |
 //! | [`etcd`] | clusters of etcd in the four ways of the field |
+//! | [`kubeadm`] | control planes of Kubernetes |
 
 mod container;
 pub mod etcd;
 mod host;
+pub mod kubeadm;
 mod ssh;
 mod subnet;
 
@@ -155,21 +157,27 @@ impl Builder {
     }
 
     /// Starts them all and waits until sshd runs on each.
-    pub async fn start(mut self) -> Result<Hosts> {
-        if !rustix::process::geteuid().is_root() {
-            return Err(Error::new("test hosts are started by root, and this is not root"));
-        }
+    pub async fn start(self) -> Result<Hosts> {
+        needs_root()?;
+        let mut set = self.prepare(Subnet::take()?).await?;
+        set.furnish()?;
+        set.boot().await?;
+        set.complete = true;
+        Ok(set)
+    }
+
+    /// Makes them all with empty disks, off.
+    async fn prepare(mut self, subnet: Subnet) -> Result<Hosts> {
         if self.jump {
             self.hosts.push((JUMP.to_owned(), Image::Debian12));
         }
-        let subnet = Subnet::take()?;
         let ssh = Ssh::create(&subnet.directory().join("ssh"), self.login)?;
         if let Some(etcd) = &self.etcd {
             let layer = subnet.directory().join("layer-etcd");
             etcd_layer(etcd, &layer)?;
             self.layers.push(layer);
         }
-        let mut set = Hosts { hosts: Vec::new(), ssh, subnet, jump: self.jump };
+        let mut set = Hosts { hosts: Vec::new(), ssh, subnet, jump: self.jump, complete: false };
         for (place, (name, image)) in self.hosts.iter().enumerate() {
             let number = u8::try_from(place).ok().and_then(|n| n.checked_add(FIRST_ADDRESS));
             let number = number.ok_or_else(|| Error::new("too many hosts for one subnet"))?;
@@ -177,15 +185,15 @@ impl Builder {
             lower.push(image.root().await?);
             set.hosts.push(Host::create(&set.subnet, name, number, lower)?);
         }
-        set.furnish()?;
-        for host in &mut set.hosts {
-            host.spawn()?;
-        }
-        for host in &mut set.hosts {
-            host.wait_booted().await?;
-        }
         Ok(set)
     }
+}
+
+fn needs_root() -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    Err(Error::new("test hosts are started by root, and this is not root"))
 }
 
 /// A set of hosts on a network of their own; see the module.
@@ -196,6 +204,8 @@ pub struct Hosts {
     ssh: Ssh,
     subnet: Subnet,
     jump: bool,
+    /// Whether the set-up came about; the journals tell why not.
+    complete: bool,
 }
 
 impl Hosts {
@@ -275,12 +285,24 @@ impl Hosts {
         bounded(&mut command, COMMAND_BOUND).await
     }
 
+    /// Starts all at once and waits until sshd runs on each.
+    async fn boot(&mut self) -> Result<()> {
+        for host in &mut self.hosts {
+            host.spawn()?;
+        }
+        for host in &mut self.hosts {
+            host.wait_booted().await?;
+        }
+        Ok(())
+    }
+
     /// Writes what every host has of its own onto its disk, before its first boot.
     fn furnish(&self) -> Result<()> {
         let names: String =
             self.hosts.iter().map(|host| format!("{} {}\n", host.address(), host.name())).collect();
         for host in &self.hosts {
             let write = |path: &str, text: &str| host.put(path, text.as_bytes(), 0o644);
+            write("etc/resolv.conf", "nameserver 127.0.0.1\n")?;
             write("etc/hostname", &format!("{}\n", host.name()))?;
             write("etc/hosts", &format!("127.0.0.1 localhost\n{names}"))?;
             write("etc/host-network", &format!("ADDRESS={}/24\n", host.address()))?;
@@ -303,7 +325,8 @@ impl Drop for Hosts {
         for host in &mut self.hosts {
             host.end();
         }
-        if std::thread::panicking() || std::env::var_os("ETCDVAULT_TEST_KEEP").is_some() {
+        let failed = std::thread::panicking() || !self.complete;
+        if failed || std::env::var_os("ETCDVAULT_TEST_KEEP").is_some() {
             match self.keep_journals() {
                 Ok(kept) => eprintln!("the journals of the hosts are kept in {}", kept.display()),
                 Err(error) => eprintln!("the journals of the hosts are lost: {error}"),
@@ -331,13 +354,15 @@ fn etcd_layer(etcd: &Etcd, layer: &Path) -> Result<()> {
     let failed = |source| Error::because(format!("making {}", layer.display()), source);
     let programs = layer.join("usr/local/bin");
     fs::create_dir_all(&programs).map_err(failed)?;
-    for from in [etcd.server(), etcd.etcdctl_path(), etcd.etcdutl_path()] {
-        let to = programs.join(from.file_name().unwrap_or_default());
-        // Hosts do not write to a layer, so a link into the cache is safe.
-        if !to.exists() && fs::hard_link(&from, &to).is_err() {
-            fs::copy(&from, &to).map_err(failed)?;
-        }
+    for program in [etcd.server(), etcd.etcdctl_path(), etcd.etcdutl_path()] {
+        link(&program, &programs)?;
     }
+    without_distribution(layer)
+}
+
+/// Takes the distribution's etcd away.
+fn without_distribution(layer: &Path) -> Result<()> {
+    let failed = |source| Error::because(format!("making {}", layer.display()), source);
     for path in DISTRIBUTION {
         let path = layer.join(path);
         fs::create_dir_all(path.parent().unwrap_or(layer)).map_err(failed)?;
@@ -345,6 +370,18 @@ fn etcd_layer(etcd: &Etcd, layer: &Path) -> Result<()> {
         machine("mknod", [path.as_os_str(), OsStr::new("c"), OsStr::new("0"), OsStr::new("0")])?;
     }
     Ok(())
+}
+
+/// Puts a file of the cache into a layer's directory. Hosts do not write to a layer,
+/// so that a link is safe.
+fn link(from: &Path, directory: &Path) -> Result<()> {
+    let to = directory.join(from.file_name().unwrap_or_default());
+    if to.exists() || fs::hard_link(from, &to).is_ok() {
+        return Ok(());
+    }
+    fs::copy(from, &to)
+        .map(drop)
+        .map_err(|source| Error::because(format!("copying to {}", to.display()), source))
 }
 
 /// Runs a command within a bound, without standard input.

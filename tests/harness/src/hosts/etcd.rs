@@ -115,11 +115,13 @@ impl EtcdHosts {
         }
         let hosts = more(builder).start().await?;
         let mut cluster = Self { hosts, kind, members, tls: None };
+        cluster.hosts.complete = false;
         if kind.scheme() == "https" {
             cluster.certify().await?;
         }
         try_join_all(cluster.members().iter().map(|host| cluster.install(host))).await?;
         cluster.wait_healthy().await?;
+        cluster.hosts.complete = true;
         Ok(cluster)
     }
 

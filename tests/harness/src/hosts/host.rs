@@ -89,8 +89,17 @@ impl Host {
         &self,
         args: impl IntoIterator<Item = A>,
     ) -> Result<String> {
+        self.check_within(args, COMMAND_BOUND).await
+    }
+
+    /// [`Self::check`] of a command that may take longer.
+    pub(super) async fn check_within<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+        bound: Duration,
+    ) -> Result<String> {
         let args: Vec<OsString> = args.into_iter().map(|a| a.as_ref().to_owned()).collect();
-        let output = self.run(&args).await?;
+        let output = self.enter(&args, b"", bound).await?;
         self.succeeded(&args, &output)?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
@@ -111,6 +120,15 @@ impl Host {
         &self,
         args: impl IntoIterator<Item = A>,
         input: &[u8],
+    ) -> Result<Output> {
+        self.enter(args, input, COMMAND_BOUND).await
+    }
+
+    async fn enter<A: AsRef<OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+        input: &[u8],
+        bound: Duration,
     ) -> Result<Output> {
         let init = self.init().ok_or_else(|| Error::new(format!("{} is off", self.name)))?;
         let mut command = Command::new("nsenter");
@@ -133,9 +151,9 @@ impl Host {
             drop(stdin);
         };
         let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-        match tokio::time::timeout(COMMAND_BOUND, both).await {
+        match tokio::time::timeout(bound, both).await {
             Ok(output) => output.map_err(failed),
-            Err(_) => Err(Error::new(format!("{said} did not end within {COMMAND_BOUND:?}"))),
+            Err(_) => Err(Error::new(format!("{said} did not end within {bound:?}"))),
         }
     }
 
@@ -325,6 +343,17 @@ impl Host {
         }
     }
 
+    /// The directory with its disk.
+    pub(super) fn directory(&self) -> &Path {
+        &self.setting.directory
+    }
+
+    /// What it is started with, to be changed while it is off.
+    pub(super) fn setting_mut(&mut self) -> &mut Setting {
+        &mut self.setting
+    }
+
+    /// Starts it without waiting.
     pub(super) fn spawn(&mut self) -> Result<()> {
         self.process = Some(self.setting.start()?);
         Ok(())

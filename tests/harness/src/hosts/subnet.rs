@@ -6,6 +6,7 @@
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::{container, machine};
 use crate::{Error, Result, cache};
@@ -44,6 +45,23 @@ impl Subnet {
         let taken = taken.ok_or_else(|| Error::new("no free subnet for test hosts"))?;
         taken.raise()?;
         Ok(taken)
+    }
+
+    /// Takes the subnet with this number, waiting for whoever has it.
+    pub(super) async fn wait_for(number: u8, bound: Duration) -> Result<Self> {
+        let start = Instant::now();
+        loop {
+            if let Some(subnet) = Self::lock(number)? {
+                subnet.sweep();
+                subnet.raise()?;
+                return Ok(subnet);
+            }
+            if start.elapsed() > bound {
+                let text = format!("subnet {number} was not free within {bound:?}");
+                return Err(Error::new(text));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     fn lock(number: u8) -> Result<Option<Self>> {
