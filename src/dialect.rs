@@ -75,3 +75,68 @@ pub(crate) fn is_variable_name(name: &str) -> bool {
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
+
+/// Every reader over one text, and edits of what was read. Panics where a
+/// guarantee of this module does not hold; for tests and fuzzing.
+#[doc(hidden)]
+pub fn fuzz(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(file) = EnvFile::parse(text) {
+        let name = file.assignments().last().map_or("NEW", |last| last.name.as_str());
+        for edited in [file.set(name, "a b"), file.remove(name), file.set_flag(name, "name", "x")] {
+            let Ok(edited) = edited else { continue };
+            assert!(EnvFile::parse(&edited).is_ok(), "an edited file reads");
+        }
+        let _ = FlanneldSettings::of_file("file", &file);
+    }
+    if let Ok(file) = UnitFile::parse("unit", text) {
+        for edited in
+            [file.set_flag("name", "x"), file.remove_flag("name"), file.set_environment("A", "b")]
+        {
+            let Ok(edited) = edited else { continue };
+            assert!(UnitFile::parse("unit", &edited).is_ok(), "an edited file reads");
+        }
+        let unit = Unit::merge(file, Vec::new(), Specifiers::of("etcd@x-y.service", Some("host")));
+        if let Ok(invocation) = unit.invocation(&[("file".to_owned(), text.to_owned())]) {
+            let settings = EtcdSettings::of(&invocation, None);
+            let _ = (settings.initial_cluster(), settings.advertise_client_urls());
+            let _ = ApiServerSettings::of(&invocation).servers_overrides();
+            let _ = misfits(&settings, Series::V3_7);
+        }
+    }
+    if let Ok(file) = ConfigFile::parse("file", text) {
+        for edited in [file.set("name", "x"), file.remove("name"), file.set("peer-cert-file", "/x")]
+        {
+            let Ok(edited) = edited else { continue };
+            assert!(ConfigFile::parse("file", &edited).is_ok(), "an edited file reads");
+        }
+        for setting in EtcdSettings::of_file(&file).iter() {
+            assert!(text.get(setting.origin.span.clone()).is_some(), "spans are in the text");
+        }
+    }
+    if let Ok(manifest) = Manifest::parse("pod", text) {
+        for container in manifest.containers() {
+            if let Ok(invocation) = manifest.invocation(&container) {
+                let _ = EtcdSettings::of(&invocation, None);
+            }
+            let _ = manifest.node_path(&container, "/var/lib/etcd");
+            let _ = manifest.set_flag(&container, "name", "x");
+            let _ = manifest.remove_flag(&container, "name");
+        }
+    }
+    if let Ok(map) = ConfigMap::parse(text)
+        && let Some(inner) = map.get("ClusterConfiguration")
+    {
+        let _ = map.set("ClusterConfiguration", "kind: ClusterConfiguration\n");
+        fuzz_cluster(inner);
+    }
+    fuzz_cluster(text);
+    let _ = (KubeletSettings::of_file(text), KubeletSettings::of_flags_file(text));
+    let _ = (replace_host(text, "a", "b"), host(text), port(text), InitialCluster::parse(text));
+}
+
+fn fuzz_cluster(text: &str) {
+    if let Ok(config) = ClusterConfiguration::parse(text) {
+        let _ = config.set_etcd(&config.etcd());
+    }
+}

@@ -77,12 +77,13 @@ impl ConfigFile {
         OTHER_KEYS.iter().any(|key| name == *key || name.starts_with(&format!("{key}.")))
     }
 
-    /// Every setting in the order of the file, by the flag's name. A list is
+    /// Every setting by the flag's name, in the order in which etcd takes them:
+    /// of two with one name the second counts. A list is
     /// joined with commas. A key of a group that no flag says is `group.key`.
     pub fn settings(&self) -> Vec<Setting> {
         let mut settings = Vec::new();
         let Some(document) = self.yaml.documents().first() else { return settings };
-        for (key, value) in document.entries() {
+        for (key, value) in in_order(document) {
             let Some(key) = key.text() else { continue };
             // Go's decoder of JSON, which reads the file in the end, takes keys
             // in any case.
@@ -91,7 +92,7 @@ impl ConfigFile {
                 settings.extend(self.setting(key, value));
                 continue;
             }
-            for (inner, value) in value.entries() {
+            for (inner, value) in in_order(value) {
                 let Some(inner) = inner.text() else { continue };
                 let inner = inner.to_ascii_lowercase();
                 let flag = GROUPS.iter().find(|(group, name, _)| (*group, *name) == (&key, &inner));
@@ -182,4 +183,12 @@ impl ConfigFile {
     pub fn remove(&self, name: &str) -> Result<String, EditError> {
         self.yaml.remove(0, &self.path(name))
     }
+}
+
+/// The entries in the order of their keys, in which Go decodes them: of a key
+/// in two cases the lower one counts, of a repeated key the last.
+fn in_order(node: &Node) -> Vec<&(Node, Node)> {
+    let mut entries: Vec<_> = node.entries().iter().collect();
+    entries.sort_by(|a, b| a.0.text().cmp(&b.0.text()));
+    entries
 }

@@ -252,13 +252,21 @@ impl EnvFile {
     /// # Errors
     /// It is not set.
     pub fn remove(&self, name: &str) -> Result<String, EditError> {
-        let found: Vec<_> = self.assignments.iter().filter(|found| found.name == name).collect();
-        if found.is_empty() {
+        if self.assignments.iter().all(|found| found.name != name) {
             return Err(EditError::Absent(name.to_owned()));
         }
+        // One at a time: without the last line the one before ends the text.
         let mut text = self.text.clone();
-        for assignment in found.iter().rev() {
-            text = remove_lines(&text, assignment.lines.clone());
+        loop {
+            let read = Self::parse(&text)?;
+            let Some(last) = read.assignments.iter().rfind(|found| found.name == name) else {
+                break;
+            };
+            let shorter = remove_lines(&text, last.lines.clone());
+            if shorter.len() >= text.len() {
+                return Err(EditError::refused(name, "it has no line of its own"));
+            }
+            text = shorter;
         }
         self.checked(text, name, None)
     }
@@ -278,6 +286,9 @@ impl EnvFile {
         let (span, with) = match find_flag(&words, flag) {
             Some(found) => {
                 let old = found.value(&words).ok_or_else(|| refused("it has no value here"))?;
+                if !found.joined && value.starts_with('-') {
+                    return Err(refused("behind a space the value would be taken for a flag"));
+                }
                 if old.text.is_empty() {
                     return Err(refused("its value is empty"));
                 }
@@ -296,11 +307,23 @@ impl EnvFile {
         self.set_part(assignment, span, &with)
     }
 
-    /// The text without a flag inside a variable that holds arguments.
+    /// The text without a flag inside a variable that holds arguments, however
+    /// often it stands there.
     ///
     /// # Errors
     /// As [`set_flag`](Self::set_flag), or the flag is not there.
     pub fn remove_flag(&self, variable: &str, flag: &str) -> Result<String, EditError> {
+        let mut text = self.remove_last(variable, flag)?;
+        loop {
+            match Self::parse(&text)?.remove_last(variable, flag) {
+                Ok(next) => text = next,
+                Err(EditError::Absent(_)) => return Ok(text),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn remove_last(&self, variable: &str, flag: &str) -> Result<String, EditError> {
         let refused = |reason: &str| EditError::refused(format!("--{flag} in {variable}"), reason);
         let (assignment, words) = self.arguments(variable, flag)?;
         let absent = || EditError::Absent(format!("--{flag} in {variable}"));

@@ -242,6 +242,11 @@ impl Manifest {
                     .and_then(Node::text)
                     .is_some_and(|next| !next.starts_with('-'));
                 if !joined && lone && !super::settings::is_switch(flag) {
+                    if value.starts_with('-') {
+                        return Err(refused(
+                            "as an item of its own the value would be taken for a flag",
+                        ));
+                    }
                     path.push(Step::Item(item + 1));
                     return self.yaml.set(self.document, &path, value, true);
                 }
@@ -258,11 +263,22 @@ impl Manifest {
         }
     }
 
-    /// The text without a flag of a container.
+    /// The text without a flag of a container, however often it stands there.
     ///
     /// # Errors
     /// It is not there; or as [`set_flag`](Self::set_flag).
     pub fn remove_flag(&self, container: &Container, flag: &str) -> Result<String, EditError> {
+        let mut text = self.remove_last(container, flag)?;
+        loop {
+            match Self::parse(&self.name, &text)?.remove_last(container, flag) {
+                Ok(next) => text = next,
+                Err(EditError::Absent(_)) => return Ok(text),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn remove_last(&self, container: &Container, flag: &str) -> Result<String, EditError> {
         self.guard(container, flag)?;
         let (mut path, item, joined) =
             self.find(container, flag).ok_or_else(|| EditError::Absent(format!("--{flag}")))?;

@@ -113,9 +113,14 @@ impl UnitFile {
             return Err(refused("the value would need quotes"));
         }
         let (command, words) = self.command(flag)?;
+        let mut expected: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
+        let written = value.replace('%', "%%");
         let new = match find_flag(&words, flag) {
             Some(found) => {
                 let old = found.value(&words).ok_or_else(|| refused("it has no value here"))?;
+                if !found.joined && value.starts_with('-') {
+                    return Err(refused("behind a space the value would be taken for a flag"));
+                }
                 if old.text.contains('$') || old.text.contains('%') {
                     return Err(refused("its value comes from a variable or a specifier"));
                 }
@@ -123,7 +128,10 @@ impl UnitFile {
                     .span()
                     .filter(|_| old.is_verbatim())
                     .ok_or_else(|| refused("its value is not written in one piece"))?;
-                splice(&self.text, span, &value.replace('%', "%%"))
+                let word = if found.joined { found.word } else { found.word + 1 };
+                expected[word].truncate(found.value_at.unwrap_or(0));
+                expected[word].push_str(&written);
+                splice(&self.text, span, &written)
             }
             None => {
                 let last = words.last().and_then(Traced::span);
@@ -132,28 +140,40 @@ impl UnitFile {
                     Some(quote @ ('"' | '\'')) => span.end + quote.len_utf8(),
                     _ => span.end,
                 };
-                let value = value.replace('%', "%%");
+                expected.push(format!("--{flag}={written}"));
                 // A list with one flag on each line gets another line.
                 let line = line_start(&self.text, span.start);
                 let lead = &self.text[line..span.start];
                 let own_line = line > command.lines.start && lead.trim().is_empty();
                 let new = if own_line {
                     let ending = super::text::line_ending(&self.text);
-                    format!(" \\{ending}{lead}--{flag}={value}")
+                    format!(" \\{ending}{lead}--{flag}={written}")
                 } else {
-                    format!(" --{flag}={value}")
+                    format!(" --{flag}={written}")
                 };
                 splice(&self.text, end..end, &new)
             }
         };
-        self.checked(new, flag, Some(value))
+        self.checked(new, flag, &expected)
     }
 
-    /// The text without a flag in `ExecStart=`; a line that only held it goes.
+    /// The text without a flag in `ExecStart=`, however often it stands there;
+    /// a line that only held it goes.
     ///
     /// # Errors
     /// As [`set_flag`](Self::set_flag), or the flag is not there.
     pub fn remove_flag(&self, flag: &str) -> Result<String, EditError> {
+        let mut text = self.remove_last(flag)?;
+        loop {
+            match Self::parse(&self.name, &text)?.remove_last(flag) {
+                Ok(next) => text = next,
+                Err(EditError::Absent(_)) => return Ok(text),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn remove_last(&self, flag: &str) -> Result<String, EditError> {
         let refused = |reason: &str| EditError::refused(format!("--{flag}"), reason);
         let (command, words) = self.command(flag)?;
         let found =
@@ -189,7 +209,9 @@ impl UnitFile {
                 splice(&self.text, kept..end, "")
             }
         };
-        self.checked(new, flag, None)
+        let mut expected: Vec<String> = words.iter().map(|word| word.text.clone()).collect();
+        expected.drain(found.word..=last);
+        self.checked(new, flag, &expected)
     }
 
     /// The one command of this file, split into words with their places.
@@ -213,27 +235,19 @@ impl UnitFile {
         Ok((command, words))
     }
 
-    fn checked(&self, new: String, flag: &str, value: Option<&str>) -> Result<String, EditError> {
-        let refused =
-            || EditError::refused(format!("--{flag}"), "it would not read back as demanded");
+    /// Reads the new text: the command has the words it should, and all other
+    /// settings are what they were.
+    fn checked(&self, new: String, flag: &str, expected: &[String]) -> Result<String, EditError> {
         let read = Self::parse(&self.name, &new)?;
-        let arguments = |file: &Self| -> Result<(Vec<String>, Option<String>), EditError> {
-            let (_, words) = file.command(flag)?;
-            let found = find_flag(&words, flag);
-            let own = found.as_ref().and_then(|found| found.value(&words));
-            let own = own.map(|own| own.text.replace("%%", "%"));
-            let range = found
-                .map_or(0..0, |found| found.word..found.word + if found.joined { 1 } else { 2 });
-            let others = words.iter().enumerate().filter(|(at, _)| !range.contains(at));
-            Ok((others.map(|(_, word)| word.text.clone()).collect(), own))
-        };
+        let (_, words) = read.command(flag)?;
         let others = |file: &Self| -> Vec<(String, String, String)> {
             let rest = file.directives.iter().filter(|found| found.key != "ExecStart");
             rest.map(|d| (d.section.clone(), d.key.clone(), d.value.clone())).collect()
         };
-        let ((before, _), (after, own)) = (arguments(self)?, arguments(&read)?);
-        let same = before == after && own.as_deref() == value && others(self) == others(&read);
-        if same { Ok(new) } else { Err(refused()) }
+        let same =
+            words.iter().map(|word| &word.text).eq(expected) && others(self) == others(&read);
+        let reason = "it would not read back as demanded";
+        if same { Ok(new) } else { Err(EditError::refused(format!("--{flag}"), reason)) }
     }
 
     /// The text with a variable of `Environment=` set: where the file assigns

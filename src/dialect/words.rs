@@ -228,7 +228,7 @@ pub(crate) struct FoundFlag {
     pub(crate) word: usize,
     /// `--flag=value` in one word, or a flag without a value.
     pub(crate) joined: bool,
-    value_at: Option<usize>,
+    pub(crate) value_at: Option<usize>,
 }
 
 impl FoundFlag {

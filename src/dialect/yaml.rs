@@ -518,15 +518,29 @@ impl Yaml {
         let Kind::Scalar(old, Style::Literal) = &node.kind else {
             return Err(refused("it is not a literal block"));
         };
-        let raw = &self.text[node.span.clone()];
         let first = old.lines().find(|line| !line.trim().is_empty());
         let first = first.ok_or_else(|| refused("the block is empty"))?;
-        let found =
-            raw.split('\n').skip(1).find(|line| line.trim_end_matches('\r').ends_with(first));
-        let indent = found.map(|line| line.trim_end_matches('\r').len() - first.len());
+        let Some((last @ Step::Key(_), parents)) = path.split_last() else {
+            return Err(refused("it is no entry"));
+        };
+        let parent = self.find(document, parents)?;
+        let (spans, position, _) = members(parent, last).ok_or_else(|| refused("no member"))?;
+        // The block starts on the line behind its key and ends with its last
+        // indented line.
+        let head = line_end(&self.text, spans[position].start);
+        let mut lines = Vec::new();
+        let mut at = head;
+        for line in self.text[head..].split_inclusive('\n') {
+            lines.push((at, at + line.len(), line.trim_end_matches(['\n', '\r'])));
+            at += line.len();
+        }
+        let found = lines.iter().find(|(.., line)| !line.trim().is_empty());
+        let indent = found.and_then(|(.., line)| line.strip_suffix(first)).map(str::len);
         let indent = indent.ok_or_else(|| refused("its indentation is not clear"))?;
-        let head = raw.find('\n').map_or(raw.len(), |at| at + 1);
-        let body = node.span.start + head..self.behind(node.span.end);
+        let inside = |line: &str| line.len() - line.trim_start_matches(' ').len() >= indent;
+        let block = lines.iter().take_while(|(.., line)| line.trim().is_empty() || inside(line));
+        let last = block.filter(|(.., line)| !line.trim().is_empty()).last();
+        let body = head..last.map_or(head, |(_, end, _)| *end);
         let ending = super::text::line_ending(&self.text);
         let mut block = String::new();
         for line in content.lines() {
@@ -700,6 +714,25 @@ fn double(value: &str) -> String {
     format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
+/// The length of a quoted scalar, quotes included.
+fn closing(text: &str, style: Style) -> Option<usize> {
+    let mut characters = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = characters.next() {
+        match (style, c) {
+            (Style::Double, '\\') => drop(characters.next()),
+            (Style::Double, '"') => return Some(at + 1),
+            (Style::Single, '\'') => {
+                if characters.next_if(|(_, next)| *next == '\'').is_none() {
+                    return Some(at + 1);
+                }
+            }
+            (Style::Single | Style::Double, _) => {}
+            _ => return None,
+        }
+    }
+    None
+}
+
 /// Builds the trees from events, without recursion.
 struct Builder<'t> {
     text: &'t str,
@@ -781,6 +814,8 @@ impl Builder<'_> {
                     ScalarStyle::Folded => Style::Folded,
                 };
                 let decorated = anchor != 0 || tag.is_some();
+                // The parser's end of a quoted one lies behind what follows it.
+                let end = closing(&self.text[start..], style).map_or(end, |length| start + length);
                 self.put(Node {
                     kind: Kind::Scalar(value.into_owned(), style),
                     span: start..end.max(start),
