@@ -137,11 +137,11 @@ async fn a_full_disk_for_temporary_files() {
     let full = root.path().join("full");
     let full_text = full.to_str().unwrap();
     let vault = new_vault(root.path()).await;
-    let cluster = Cluster::builder("3.6").args(["--max-txn-ops=10000"]).start().await.unwrap();
+    let cluster = Cluster::builder("3.6").args(["--max-txn-ops=2000"]).start().await.unwrap();
     // More records than the scan keeps in memory: 32 MiB at 24 bytes each.
     let mut client = cluster.client().await.unwrap();
-    for round in 0..142 {
-        let puts = (0..10_000).map(|n| TxnOp::put(n.to_string(), round.to_string(), None));
+    for round in 0..710 {
+        let puts = (0..2_000).map(|n| TxnOp::put(n.to_string(), round.to_string(), None));
         client.txn(Txn::new().and_then(puts.collect::<Vec<_>>())).await.unwrap();
     }
     let cli = cramped(program().vault(&vault).cluster(&cluster), &full);
@@ -165,7 +165,7 @@ async fn a_full_disk_for_temporary_files() {
         &["import", snapshot, "--cluster", "x"],
     ] {
         let ran = cli.run(args).await.unwrap().expect(1);
-        says(&ran, &["No space left", "hint: ", "TMPDIR", "nothing is said"]);
+        says(&ran, &["No space left", "hint: ", "TMPDIR"]);
         assert_eq!(files(&vault), before, "neither object nor receipt: {ran}");
     }
     roomy.run(["verify", "latest"]).await.unwrap().expect(0);

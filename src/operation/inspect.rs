@@ -63,9 +63,15 @@ pub async fn path(
                 InspectError::Scan { .. } => FailureKind::Corrupt,
                 _ => FailureKind::Usage,
             };
-            not_inspected(&what, kind).because(error).hint(
-                "a snapshot file, a member/snap/db file, or the data directory of a stopped member",
-            )
+            let hint = match &error {
+                InspectError::Scan { source: ScanError::Spill(_), .. }
+                | InspectError::Hash(HashError::Spill(_)) => ROOM_HINT,
+                _ => {
+                    "a snapshot file, a member/snap/db file, or the data directory of a stopped \
+                     member"
+                }
+            };
+            not_inspected(&what, kind).because(error).hint(hint)
         })?;
     report(what, database, &scan, revision)
 }
@@ -120,15 +126,17 @@ fn report(
 /// needs to tell.
 pub(super) fn scan_failure(what: String, error: ScanError) -> Failure {
     match error {
-        ScanError::Spill(_) => Failure::new(FailureKind::Error, what)
-            .because(error)
-            .hint(
-            "the scan of many records needs room for temporary files: in --spool-dir where there \
-             is that flag, else in TMPDIR (without it in /var/tmp); of the snapshot nothing is said",
-        ),
+        ScanError::Spill(_) => {
+            Failure::new(FailureKind::Error, what).because(error).hint(ROOM_HINT)
+        }
         ScanError::Open(_) => Failure::new(FailureKind::Corrupt, what).because(error),
     }
 }
+
+/// What helps a scan that found no room.
+const ROOM_HINT: &str = "the scan of many records needs room for temporary files: in --spool-dir \
+     where there is that flag, else in TMPDIR (without it in /var/tmp); of the snapshot nothing is \
+     said";
 
 fn not_inspected(what: &str, kind: FailureKind) -> Failure {
     Failure::new(kind, format!("{what} was not inspected"))
