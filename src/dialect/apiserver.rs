@@ -66,7 +66,7 @@ impl ApiServerSettings {
 
     /// The servers; repeated flags add up.
     pub fn etcd_servers(&self) -> Vec<String> {
-        self.list("etcd-servers").flat_map(|value| urls(value)).collect()
+        self.list("etcd-servers").flat_map(urls).collect()
     }
 
     fn list<'s>(&'s self, name: &'s str) -> impl Iterator<Item = &'s str> {

@@ -277,9 +277,7 @@ impl UnitFile {
                     return Err(refused("its value has a specifier"));
                 }
                 let quoted = self.text[..span.start].ends_with(['"', '\'']);
-                if quoted {
-                    splice(&self.text, span, &format!("{name}={written}"))
-                } else if is_bare(value) {
+                if quoted || is_bare(value) {
                     splice(&self.text, span, &format!("{name}={written}"))
                 } else {
                     splice(&self.text, span, &format!("\"{name}={written}\""))
