@@ -29,6 +29,45 @@ pub enum Event {
     Warning(String),
     /// Something that was seen or done, for those who want details.
     Note(String),
+    /// A step of a plan.
+    Step(StepEvent),
+}
+
+/// What happens to a step of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StepEvent {
+    /// Its stage, from 1: what a person calls "step 4".
+    pub stage: u32,
+    /// Its number within the stage, from 1.
+    pub step: u32,
+    /// The nodes that it touches.
+    pub nodes: Vec<String>,
+    /// What it does, as a fragment.
+    pub what: String,
+    /// Whether it is taken back.
+    pub undo: bool,
+    /// What happens to it.
+    pub phase: StepPhase,
+}
+
+/// How far a step of a plan is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepPhase {
+    /// It begins; its intent is on record.
+    Started,
+    /// It waits for something, with a bound: `port 2379 to close, at most 30 s`.
+    Waits(String),
+    /// It has come this far.
+    Progress(String),
+    /// It is done, or undone.
+    Done {
+        /// It was so already.
+        found: bool,
+        /// How long it took.
+        took: std::time::Duration,
+    },
+    /// It failed, for this reason.
+    Failed(String),
 }
 
 /// Takes events; cheap to clone, called from any thread, never blocks for long.

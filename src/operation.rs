@@ -3,7 +3,9 @@
 
 pub mod backup;
 pub mod content;
+pub mod endpoints;
 pub mod failure;
+mod feed;
 pub mod files;
 pub mod find;
 pub mod inspect;

@@ -4,8 +4,8 @@ use super::args::{BackupArgs, ProofArg, StrategyArg};
 use super::exit_code::Exit;
 use super::human::{count, duration, of, printable, size};
 use super::output::Output;
-use super::settings::{labels, open_vault, write_options};
-use crate::config::{Env, connection, place};
+use super::settings::{labels, open_vault, reach, write_options};
+use crate::config::Setup;
 use crate::operation::Failure;
 use crate::operation::backup::{BackupOptions, BackupReport, Strategy, backup};
 use crate::operation::interrupt::Interrupt;
@@ -15,13 +15,15 @@ use crate::operation::vocabulary::{Connector, Proof, ProofState, Reach};
 pub(crate) async fn run(
     args: BackupArgs,
     output: &Output,
-    env: &Env,
+    setup: &Setup,
     mut interrupt: Interrupt,
 ) -> Result<Exit, Failure> {
-    let settings = connection::resolve(&args.connection.raw(), env)?;
-    let cluster = place::cluster(args.cluster.as_deref(), env)?;
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let connection = choice.connection(&args.connection.raw()).await?;
+    let cluster = choice.backup_name(&connection);
+    let settings = interrupt.or("no backup was stored", reach(connection, output)).await??;
     let connector = Connector::new(&settings)?;
-    let opening = open_vault(&args.vault, Some(&args.keys), env, output);
+    let opening = open_vault(&args.vault, Some(&args.keys), &choice, output);
     let repository = interrupt.or("no backup was stored", opening).await??;
     let options = BackupOptions {
         cluster,
@@ -37,7 +39,7 @@ pub(crate) async fn run(
             ProofArg::None => Policy::None,
         },
         labels: labels(&args.labels),
-        write: write_options(&args.write),
+        write: write_options(&args.write, &args.vault, &choice),
     };
     let events = output.events();
     let report =

@@ -7,17 +7,19 @@ use super::exit_code::Exit;
 use super::human::{age, count, of, printable, size, time_both, time_utc};
 use super::inspect::{Lines, content_lines};
 use super::output::Output;
-use super::settings::open_vault;
+use super::settings::{find_backup, open_vault};
 use super::table::{Align, Table};
-use crate::config::{Env, place};
+use crate::config::Setup;
 use crate::operation::Failure;
+use crate::operation::content::TimeSource;
 use crate::operation::find::{self, ListReport, ListedBackup, ShowReport};
 use crate::operation::proof::Verdict;
 use crate::operation::vocabulary::{ObjectEncryption, ProofState};
 
-pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
-    let cluster = place::cluster(args.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env, output).await?;
+pub(crate) async fn run(args: ListArgs, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let cluster = choice.named().cloned();
+    let repository = open_vault(&args.vault, None, &choice, output).await?;
     let of_cluster = cluster.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
     let report = output.waiting("reading manifests", find::list(&repository, cluster)).await?;
     output.result(&report, || {
@@ -75,10 +77,10 @@ fn proof(backup: &ListedBackup) -> String {
     }
 }
 
-pub(crate) async fn show(args: ShowArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
-    let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env, output).await?;
-    let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
+pub(crate) async fn show(args: ShowArgs, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+    let choice = setup.choose(args.which.cluster.as_deref())?;
+    let repository = open_vault(&args.vault, None, &choice, output).await?;
+    let backup = find_backup(&repository, &choice, &args.which.backup).await?;
     let report = find::show(&repository, &backup).await?;
     output.result(&report, || details(&report));
     for problem in &report.receipt_problems {
@@ -96,9 +98,14 @@ fn details(report: &ShowReport) -> String {
     let mut lines = Lines::default();
     lines.add("backup", &backup.id);
     lines.add("cluster", format!("{}, lineage {}", backup.cluster, backup.lineage));
-    lines.add("taken", time_both(backup.taken));
-    if let Some(content) = &report.content {
-        let origin = &content.origin;
+    let origin = report.content.as_ref().map(|content| &content.origin);
+    let known = match origin.and_then(|origin| origin.time_source) {
+        Some(TimeSource::ModificationTime) => ", as the file's modification time says",
+        Some(TimeSource::ImportTime) => ", when it was imported: its own time is not known",
+        None => "",
+    };
+    lines.add("taken", format!("{}{known}", time_both(backup.taken)));
+    if let Some(origin) = origin {
         let mut from = match &origin.member {
             Some(member) => format!("{member} at {}", origin.place),
             None => origin.place.clone(),

@@ -12,6 +12,7 @@ use super::human::printable;
 use super::progress::Progress;
 use crate::event::Events;
 use crate::operation::Failure;
+use crate::operation::vocabulary::{Proof, ProofState};
 
 /// How to print, decided once.
 #[derive(Debug)]
@@ -93,6 +94,21 @@ impl Output {
     pub(crate) fn complaint(&self, line: &str) {
         if !self.json {
             self.say(line);
+        }
+    }
+
+    /// Repeats what a backup says of itself, where that is no praise: whoever uses it is
+    /// to know.
+    pub(crate) fn mark(&self, id: &str, proof: &Proof) {
+        let reasons = printable(&proof.reasons.join("; "));
+        match proof.state {
+            ProofState::Mismatch => self.complaint(&format!(
+                "warning: backup {id} DIFFERS from what the cluster held: {reasons}"
+            )),
+            ProofState::NotProven => {
+                self.note(&format!("warning: backup {id} is not proven: {reasons}"));
+            }
+            ProofState::Proven | ProofState::Unknown => {}
         }
     }
 

@@ -56,7 +56,7 @@ impl Progress {
                 self.line(slot.as_ref(), &format!("warning: {text}"));
             }
             Event::Note(text) if !self.quiet && self.bars => self.line(slot.as_ref(), &text),
-            Event::Started { .. } | Event::Note(_) | Event::Warning(_) => {}
+            Event::Started { .. } | Event::Note(_) | Event::Warning(_) | Event::Step(_) => {}
         }
     }
 

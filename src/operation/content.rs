@@ -53,6 +53,9 @@ pub struct Origin {
     pub was_leader: Option<bool>,
     /// When the snapshot was asked for.
     pub asked_at: Option<DateTime<Utc>>,
+    /// How the time in the envelope is known, where no member was asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub time_source: Option<TimeSource>,
 }
 
 /// How a snapshot was got.
@@ -63,6 +66,16 @@ pub enum Way {
     SnapshotRpc,
     /// From a file.
     Import,
+}
+
+/// How the time of a snapshot from a file is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeSource {
+    /// It is the file's modification time.
+    ModificationTime,
+    /// It is not known: it is the time of the import.
+    ImportTime,
 }
 
 impl Origin {
@@ -79,11 +92,12 @@ impl Origin {
             raft_applied_index: Some(status.raft_applied_index),
             was_leader: Some(status.is_leader()),
             asked_at: Some(*asked_at),
+            time_source: None,
         }
     }
 
     /// A file: nothing is known of its cluster.
-    pub fn of_file(place: String) -> Self {
+    pub fn of_file(place: String, time_source: TimeSource) -> Self {
         Self {
             way: Way::Import,
             member: None,
@@ -95,6 +109,7 @@ impl Origin {
             raft_applied_index: None,
             was_leader: None,
             asked_at: None,
+            time_source: Some(time_source),
         }
     }
 }

@@ -122,7 +122,10 @@ pub(super) fn scan_failure(what: String, error: ScanError) -> Failure {
     match error {
         ScanError::Spill(_) => Failure::new(FailureKind::Error, what)
             .because(error)
-            .hint("the scan needs room for temporary files; nothing is said of the snapshot"),
+            .hint(
+            "the scan of many records needs room for temporary files: in --spool-dir where there \
+             is that flag, else in TMPDIR (without it in /var/tmp); of the snapshot nothing is said",
+        ),
         ScanError::Open(_) => Failure::new(FailureKind::Corrupt, what).because(error),
     }
 }
@@ -139,9 +142,16 @@ pub fn scratch_dir() -> PathBuf {
     if chosen == Path::new("/tmp") && disk.is_dir() { disk.to_owned() } else { chosen }
 }
 
+/// Records of a scan beyond this many bytes go to an unlinked file.
+const SCAN_MEMORY: usize = 32 << 20;
+
 /// A scan that moves its records to an unlinked temporary file where there are many.
 pub(super) fn spilling_options() -> ScanOptions {
-    ScanOptions { spill_directory: Some(scratch_dir()), ..ScanOptions::default() }
+    ScanOptions {
+        memory: SCAN_MEMORY,
+        spill_directory: Some(scratch_dir()),
+        ..ScanOptions::default()
+    }
 }
 
 #[cfg(test)]

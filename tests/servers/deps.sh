@@ -57,7 +57,10 @@ case $purpose in
   demo) program openssl openssl; program jq jq; program setpriv util-linux ;;
   test)
     program setpriv util-linux; program openssl openssl; program age age; program zstd zstd
-    program jq jq; program python3 python3
+    program jq jq; program python3 python3; [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
+    # The test hosts.
+    program mmdebstrap mmdebstrap; program systemd-nspawn systemd-container; program ip iproute2
+    program ssh openssh-client; program unshare util-linux; program mount mount
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   bench)
