@@ -22,3 +22,8 @@ async fn trees_are_as_the_contract_says() {
     let root = tempfile::tempdir().unwrap();
     contract::trees(&node(), root.path()).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_machine_is_as_the_contract_says() {
+    contract::machine(&node()).await;
+}

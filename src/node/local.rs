@@ -12,9 +12,12 @@ mod fault;
 mod file;
 mod mount;
 mod owner;
+mod process;
+mod reach;
 mod save;
 mod sparse;
 mod stream;
+mod systemd;
 mod temporary;
 mod unpack;
 mod walk;
@@ -193,13 +196,13 @@ impl Node for LocalNode {
     }
 
     async fn unit(&self, name: &str) -> Result<Option<Unit>, NodeError> {
-        let _ = name;
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        let (act, name) = (format!("look at the unit {name}"), name.to_owned());
+        self.short(act, move || systemd::unit(&name)).await
     }
 
     async fn units(&self, glob: &str) -> Result<Vec<String>, NodeError> {
-        let _ = glob;
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        let (act, glob) = (format!("list units {glob}"), glob.to_owned());
+        self.short(act, move || systemd::units(&glob)).await
     }
 
     async fn unit_do(
@@ -208,8 +211,18 @@ impl Node for LocalNode {
         action: UnitAction,
         deadline: Duration,
     ) -> Result<(), NodeError> {
-        let _ = (name, action, deadline);
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        let act = match action {
+            UnitAction::Start => format!("start {name}"),
+            UnitAction::Stop => format!("stop {name}"),
+            UnitAction::Enable => format!("enable {name}"),
+            UnitAction::Disable => format!("disable {name}"),
+            UnitAction::DaemonReload => "make systemd read its units again".to_owned(),
+            UnitAction::ResetFailed => format!("reset {name}"),
+        };
+        let name = name.to_owned();
+        // It watches its own deadline; this one is for when it cannot.
+        let patient = self.clone().deadline(deadline.saturating_add(self.deadline));
+        patient.short(act, move || systemd::act(&name, action, deadline)).await
     }
 
     async fn containers(&self, query: ContainerQuery) -> Result<Vec<Container>, NodeError> {
@@ -223,12 +236,11 @@ impl Node for LocalNode {
     }
 
     async fn processes(&self, query: ProcessQuery) -> Result<Vec<Process>, NodeError> {
-        let _ = query;
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        self.short("look for processes", move || process::processes(&query)).await
     }
 
     async fn listeners(&self) -> Result<Vec<Listener>, NodeError> {
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        self.short("look for listening sockets", process::listeners).await
     }
 
     async fn reach(
@@ -236,7 +248,6 @@ impl Node for LocalNode {
         addresses: Vec<String>,
         timeout: Duration,
     ) -> Result<Vec<Reach>, NodeError> {
-        let _ = (addresses, timeout);
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        reach::reach(addresses, timeout).await.map_err(|f| f.of(&self.name, "reach addresses"))
     }
 }
