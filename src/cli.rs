@@ -19,6 +19,7 @@ mod files;
 mod init;
 mod inspect;
 mod list;
+mod node_agent;
 mod restore;
 mod shell;
 mod status;
@@ -73,6 +74,9 @@ fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure
         .map_err(|error| {
             Failure::new(FailureKind::Error, "cannot start the runtime").because(error)
         })?;
+    // An agent's threads remove what they had begun.
+    let agent = matches!(command, Command::NodeAgent(_));
+    let settle = std::time::Duration::from_secs(if agent { 60 } else { 2 });
     let result = runtime.block_on(async {
         let result = run_command(command, output, env).await;
         if matches!(&result, Err(Failure { kind: FailureKind::Signal(_), .. })) {
@@ -81,7 +85,7 @@ fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure
         result
     });
     // Blocking threads of a given-up operation must not hold the exit up.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(settle);
     result
 }
 
@@ -107,6 +111,7 @@ async fn run_command(command: Command, output: &Output, env: &Env) -> Result<Exi
         }
         Command::Completions(args) => Ok(shell::completions(&args, output)),
         Command::Man(args) => shell::man(&args, output),
+        Command::NodeAgent(args) => node_agent::run(args).await.map(|()| Exit::Ok),
     }
 }
 

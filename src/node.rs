@@ -12,7 +12,10 @@
 //!
 //! Paths are absolute. All ids, owners and times are those of the node.
 
+pub mod agent;
 pub mod error;
+pub mod remote;
+pub mod ssh;
 pub mod types;
 
 use std::fmt;
