@@ -40,7 +40,8 @@ pub(crate) fn descendants(root: u32) -> Vec<(u32, String)> {
         // The name in parentheses may hold anything.
         let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
         let mut fields = rest.split(' ');
-        let (state, parent) = (fields.next().unwrap(), fields.next().unwrap().parse().unwrap());
+        let state = fields.next().unwrap();
+        let parent: u32 = fields.next().unwrap().parse().unwrap();
         if state == "Z" {
             continue;
         }

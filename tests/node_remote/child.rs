@@ -47,7 +47,7 @@ async fn the_agent_is_as_the_contract_says() {
     node.facts().await.unwrap();
     drop(node);
     let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.unwrap();
-    assert!(status.unwrap().success(), "{status:?}");
+    assert!(status.as_ref().unwrap().success(), "{status:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
