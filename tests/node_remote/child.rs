@@ -36,7 +36,6 @@ async fn usual() -> (Child, RemoteNode) {
 async fn the_agent_is_as_the_contract_says() {
     let (mut child, node) = usual().await;
     let root = tempfile::tempdir().unwrap();
-    contract::machine(&node).await;
     contract::files(&node, root.path()).await;
     let root = tempfile::tempdir().unwrap();
     contract::trees(&node, root.path()).await;

@@ -165,7 +165,6 @@ async fn a_node_over_ssh_is_as_the_contract_says_and_gets_its_program_once() {
     let node = sshd.connect().await;
     let again = fs::metadata(&file).unwrap();
     assert_eq!(again.modified().unwrap(), meta.modified().unwrap(), "it was sent again");
-    contract::machine(&node).await;
     let root = tempfile::tempdir().unwrap();
     contract::files(&node, root.path()).await;
     let root = tempfile::tempdir().unwrap();
