@@ -20,6 +20,7 @@ mod files;
 mod init;
 mod inspect;
 mod list;
+mod node_agent;
 mod restore;
 mod shell;
 mod status;
@@ -74,6 +75,9 @@ fn execute(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Fai
         .map_err(|error| {
             Failure::new(FailureKind::Error, "cannot start the runtime").because(error)
         })?;
+    // An agent's threads remove what they had begun.
+    let agent = matches!(command, Command::NodeAgent(_));
+    let settle = std::time::Duration::from_secs(if agent { 60 } else { 2 });
     let result = runtime.block_on(async {
         let result = run_command(command, output, setup).await;
         if matches!(&result, Err(Failure { kind: FailureKind::Signal(_), .. })) {
@@ -82,7 +86,7 @@ fn execute(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Fai
         result
     });
     // Blocking threads of a given-up operation must not hold the exit up.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(settle);
     result
 }
 
@@ -110,6 +114,7 @@ async fn run_command(command: Command, output: &Output, setup: &Setup) -> Result
         Command::Config(ConfigCommand::Show(args)) => config::show(&args, output, setup),
         Command::Completions(args) => Ok(shell::completions(&args, output)),
         Command::Man(args) => shell::man(&args, output),
+        Command::NodeAgent(args) => node_agent::run(args).await.map(|()| Exit::Ok),
     }
 }
 

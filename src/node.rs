@@ -12,9 +12,12 @@
 //!
 //! Paths are absolute. All ids, owners and times are those of the node.
 
+pub mod agent;
 pub mod archive;
 pub mod error;
 pub mod local;
+pub mod remote;
+pub mod ssh;
 pub mod types;
 
 use std::fmt;

@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     Completions(CompletionsArgs),
     Man(ManArgs),
+    #[command(hide = true)]
+    NodeAgent(super::node_agent::NodeAgentArgs),
 }
 
 /// Create a vault in an empty directory or S3 prefix
