@@ -1,5 +1,6 @@
 //! The hosts themselves: three are up, reached as an operator reaches them, and
 //! suffer what a test does to them.
+#![expect(clippy::print_stderr, reason = "how long it took is said, not asserted")]
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
