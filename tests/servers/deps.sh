@@ -63,6 +63,7 @@ case $purpose in
     program mmdebstrap mmdebstrap; program systemd-nspawn systemd-container; program ip iproute2
     program ssh openssh-client; program unshare util-linux; program mount mount
     [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
+    program haproxy haproxy
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   bench)

@@ -1,7 +1,11 @@
 //! The hosts themselves: three are up, reached as an operator reaches them, and
 //! suffer what a test does to them.
+#![expect(clippy::print_stderr, reason = "how long it took is said, not asserted")]
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::hosts::{Hosts, Image, JUMP, Login};
@@ -113,4 +117,50 @@ async fn hosts_behind_a_jump_host_are_reached_through_it_alone_and_sudo_works() 
     let refused = hosts.ssh("n1", ["true"]).await.unwrap();
     assert_eq!(refused.status.code(), Some(255));
     assert!(text(&refused.stderr).contains("REMOTE HOST IDENTIFICATION HAS CHANGED"));
+}
+
+/// The processes in control groups of the set whose directory is `hosts/<number>`.
+fn processes(directory: &Path) -> Vec<PathBuf> {
+    let number = directory.file_name().unwrap().to_string_lossy().into_owned();
+    let of = |process: &PathBuf| {
+        let groups = std::fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+        groups.contains(&format!("/ev{number}-"))
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    all.filter(of).collect()
+}
+
+#[tokio::test]
+async fn a_killed_run_leaves_no_process_and_the_next_run_removes_the_rest() {
+    let mut run = Command::new(env!("CARGO_BIN_EXE_test-hosts"))
+        .args(["debian12", "1"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(run.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    // ssh -F …/hosts/<number>/ssh/config n1
+    let config = PathBuf::from(line.split(' ').nth(2).unwrap_or_else(|| panic!("{line}")));
+    let directory = config.parent().unwrap().parent().unwrap().to_owned();
+    let left = processes(&directory);
+    assert!(left.len() > 3, "{line} {left:?}");
+    // Other tests may have the same number next: the marker is this run's alone.
+    let marker = directory.join("marker");
+    std::fs::write(&marker, "").unwrap();
+    run.kill().unwrap();
+    run.wait().unwrap();
+    let start = Instant::now();
+    while left.iter().any(|process| process.exists()) {
+        assert!(start.elapsed() < Duration::from_secs(60), "processes outlive the run: {left:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    // Whoever starts next sweeps, and gives its own back at its end.
+    let next = Hosts::builder().start().await.unwrap();
+    assert!(!marker.exists(), "{} is left", directory.display());
+    let marker = next.directory().join("marker");
+    std::fs::write(&marker, "").unwrap();
+    drop(next);
+    assert!(!marker.exists(), "{} is left", marker.display());
 }

@@ -1,5 +1,6 @@
 //! Control planes made by kubeadm: ready on every node, with etcd's members in static
 //! pods, and back after a power cut.
+#![expect(clippy::print_stderr, reason = "how long it took is said, not asserted")]
 
 use std::time::{Duration, Instant};
 

@@ -274,7 +274,7 @@ impl Host {
             mount -t tmpfs -o "size=$2,mode=$(stat -c %a "$1"),uid=$(stat -c %u "$1"),gid=$(stat -c %g "$1")" \
               small /run/small-disk
             cp -a "$1/." /run/small-disk/
-            mount --move /run/small-disk "$1" 2>/dev/null || { mount --bind /run/small-disk "$1"; umount -l /run/small-disk; }
+            mount --bind /run/small-disk "$1"; umount --lazy /run/small-disk
             rmdir /run/small-disk"#;
         self.check(["sh", "-c", script, "small-disk", path, &bytes.to_string()]).await.map(drop)
     }

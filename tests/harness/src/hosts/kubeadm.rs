@@ -322,7 +322,7 @@ impl Kubeadm {
         fs::write(&path, text)
             .map_err(|source| Error::because(format!("writing {}", path.display()), source))?;
         let log = self.hosts.directory().join("haproxy.log");
-        let program = Path::new("/usr/sbin/haproxy");
+        let program = Path::new("haproxy");
         let args = [OsStr::new("-db"), OsStr::new("-f"), path.as_os_str()];
         self.balancer = Some(Process::start(program, args, &[], &log)?);
         Ok(())
