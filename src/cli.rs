@@ -21,6 +21,7 @@ mod inspect;
 mod list;
 mod restore;
 mod shell;
+mod state;
 mod status;
 mod verify;
 
@@ -35,6 +36,7 @@ use crate::operation::{Failure, FailureKind};
 use args::{Cli, Command, RestoreCommand};
 use exit_code::Exit;
 use output::Output;
+use state::StateCommand;
 
 /// The command line as clap knows it: for reference pages and whoever checks examples.
 pub fn command() -> clap::Command {
@@ -105,6 +107,16 @@ async fn run_command(command: Command, output: &Output, env: &Env) -> Result<Exi
             })
             .await
         }
+        Command::State(command) => match command {
+            StateCommand::Save(args) => {
+                with_grace(|interrupt| state::save_command(args, output, env, interrupt)).await
+            }
+            StateCommand::List(args) => or_interrupted(state::list(args, output, env)).await,
+            StateCommand::Show(args) => or_interrupted(state::show(args, output, env)).await,
+            StateCommand::Diff(args) => {
+                or_interrupted(state::diff_command(args, output, env)).await
+            }
+        },
         Command::Completions(args) => Ok(shell::completions(&args, output)),
         Command::Man(args) => shell::man(&args, output),
     }

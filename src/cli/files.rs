@@ -25,20 +25,27 @@ pub(crate) async fn export(args: ExportArgs, output: &Output, env: &Env) -> Resu
     if to_stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
         return Err(Failure::new(
             FailureKind::Usage,
-            "a snapshot is binary and standard output is a terminal",
+            "what is exported is binary and standard output is a terminal",
         )
         .hint("-o FILE, or -o - into a pipe"));
     }
     let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
     let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
-    let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
+    let role = args.object.as_deref();
+    let backup = match role {
+        None => find::find_snapshot(&repository, cluster.as_ref(), &args.which.backup).await?,
+        Some(role) => {
+            find::find_object(&repository, cluster.as_ref(), &args.which.backup, role).await?
+        }
+    };
     let target = if to_stdout {
         Target::Writer(Box::new(std::io::stdout()))
     } else {
         Target::File(args.output.clone())
     };
     let report =
-        files::export(&repository, &backup, target, &read_options(), &output.events()).await?;
+        files::export(&repository, &backup, role, target, &read_options(), &output.events())
+            .await?;
     if !to_stdout {
         output.result(&report, || {
             format!(

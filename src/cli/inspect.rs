@@ -30,7 +30,7 @@ pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result
         };
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
         let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
-        let backup = find::find(&repository, cluster.as_ref(), named).await?;
+        let backup = find::find_snapshot(&repository, cluster.as_ref(), named).await?;
         inspect::backup(&repository, &backup, args.revision, &read_options(), &events).await?
     };
     output.result(&report, || text(&report));

@@ -39,7 +39,7 @@ pub(crate) async fn data_dir(
         let cluster = place::cluster(args.cluster.as_deref(), env)?;
         let found = async {
             let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
-            let backup = find::find(&repository, cluster.as_ref(), name).await?;
+            let backup = find::find_snapshot(&repository, cluster.as_ref(), name).await?;
             Ok::<_, Failure>((repository, backup))
         };
         let (repository, backup) = interrupt

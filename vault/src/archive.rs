@@ -11,6 +11,9 @@
 //! - no other kinds than files, directories and links;
 //! - sizes are within [`Limits`] and add up to what the stream holds.
 //!
+//! Comments of global pax headers are handed on as notes: by them whoever wrote the
+//! archive says which files changed while they were read.
+//!
 //! What breaks a rule ends the reading: an archive is whole and sound, or of no use.
 
 mod header;
@@ -22,17 +25,16 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use self::index::{IndexedEntry, Indexer, Totals};
+pub use self::index::{Contents, IndexedEntry, Indexer};
 pub use self::reader::{TarReader, Visitor};
 
 /// The longest path or link target, in bytes.
 pub const MAX_PATH: usize = 4096;
 /// The most bytes of one entry's extended header: names, times and attributes.
-pub const MAX_EXTENDED: u64 = 1 << 20;
-
-/// The record of a global pax header behind a file that says: the file of this path,
-/// which came before, changed while it was read.
-pub const CHANGED_RECORD: &str = "ETCDVAULT.changed";
+pub const MAX_EXTENDED: u64 = 8 << 20;
+/// The most bytes of one note, and the most notes.
+const MAX_NOTE: usize = 8192;
+const MAX_NOTES: usize = 10_000;
 
 /// What an archive may be at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::MAX_PATH;
+use super::{MAX_NOTE, MAX_PATH};
 
 /// Bytes of a block: headers are one, content is padded to whole ones.
 pub(super) const BLOCK: usize = 512;
@@ -135,8 +135,8 @@ pub(super) struct Extended {
     pub(super) group: Option<Vec<u8>>,
     pub(super) modified: Option<i128>,
     pub(super) xattrs: BTreeMap<String, Vec<u8>>,
-    /// Paths that changed while they were read.
-    pub(super) changed: Vec<Vec<u8>>,
+    /// Whatever the writer wanted to say.
+    pub(super) comments: Vec<Vec<u8>>,
     /// GNU's: `1` and `0` for the map before the content.
     pub(super) sparse_major: Option<u64>,
     pub(super) sparse_minor: Option<u64>,
@@ -187,7 +187,8 @@ impl Extended {
                 return Err("a sparse file is stored in GNU's format 0.0, which is not read");
             }
             b"RHT.security.selinux" => self.xattr("security.selinux", value)?,
-            _ if key == super::CHANGED_RECORD.as_bytes() => self.changed.push(long()?.to_vec()),
+            b"comment" if value.len() > MAX_NOTE => return Err("a note is too long"),
+            b"comment" => self.comments.push(value.to_vec()),
             _ => {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     let name = std::str::from_utf8(name)

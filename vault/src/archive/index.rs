@@ -15,17 +15,15 @@ pub struct IndexedEntry {
     /// SHA-256 of a file's content, holes as zeros; of a hard link that of the file
     /// which it leads to. `None` for all else.
     pub sha256: Option<Sha256>,
-    /// Whether it changed while it was read.
-    pub changed: bool,
 }
 
-/// Sums over an archive.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Entries of every kind.
-    pub entries: u64,
-    /// Bytes of all files, holes counted.
-    pub bytes: u64,
+/// What an archive holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Contents {
+    /// Every entry, in the archive's order.
+    pub entries: Vec<IndexedEntry>,
+    /// What its writer wanted to say, printable.
+    pub notes: Vec<String>,
 }
 
 /// Makes the index of a tar stream in whatever pieces it comes.
@@ -38,6 +36,7 @@ pub struct Indexer {
 #[derive(Debug, Default)]
 struct List {
     entries: Vec<IndexedEntry>,
+    notes: Vec<String>,
     at: HashMap<Vec<u8>, usize>,
     hasher: Hasher,
     hashed: u64,
@@ -59,15 +58,10 @@ impl Indexer {
         &self.list.entries
     }
 
-    /// Ends the stream, which must be whole: every entry in the archive's order.
-    pub fn finish(self) -> Result<(Vec<IndexedEntry>, Totals), ArchiveError> {
+    /// Ends the stream, which must be whole.
+    pub fn finish(self) -> Result<Contents, ArchiveError> {
         self.reader.finish()?;
-        let entries = self.list.entries;
-        let totals = Totals {
-            entries: entries.len() as u64,
-            bytes: entries.iter().fold(0, |sum, entry| sum.saturating_add(entry.entry.size)),
-        };
-        Ok((entries, totals))
+        Ok(Contents { entries: self.list.entries, notes: self.list.notes })
     }
 }
 
@@ -97,7 +91,7 @@ impl Visitor for List {
         if entry.kind == EntryKind::File {
             self.at.insert(entry.path.clone(), self.entries.len());
         }
-        self.entries.push(IndexedEntry { entry: entry.clone(), sha256, changed: false });
+        self.entries.push(IndexedEntry { entry: entry.clone(), sha256 });
         self.hasher = Hasher::new();
         self.hashed = 0;
         Ok(())
@@ -122,10 +116,8 @@ impl Visitor for List {
         Ok(())
     }
 
-    fn changed(&mut self, path: &[u8]) -> Result<(), &'static str> {
-        if let Some(entry) = self.at.get(path).and_then(|&at| self.entries.get_mut(at)) {
-            entry.changed = true;
-        }
+    fn note(&mut self, text: &str) -> Result<(), &'static str> {
+        self.notes.push(crate::document::printable(text));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::header::{BLOCK, Extended, Header};
 use super::sparse::{Map, MapReader};
-use super::{ArchiveError, Entry, EntryKind, Limits, MAX_EXTENDED, MAX_PATH, escape};
+use super::{ArchiveError, Entry, EntryKind, Limits, MAX_EXTENDED, MAX_NOTES, MAX_PATH, escape};
 
 type Fault = &'static str;
 
@@ -17,8 +17,8 @@ pub trait Visitor {
     fn content(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Fault>;
     /// The entry has ended.
     fn ended(&mut self) -> Result<(), Fault>;
-    /// The file of this path, which came before, changed while it was read.
-    fn changed(&mut self, path: &[u8]) -> Result<(), Fault>;
+    /// Something that the writer wanted to say, of no entry in particular.
+    fn note(&mut self, text: &str) -> Result<(), Fault>;
 }
 
 /// Reads a tar stream in whatever pieces it comes, with bounded memory.
@@ -39,6 +39,7 @@ pub struct TarReader {
     /// Bytes of paths and attributes.
     names: u64,
     holes: u64,
+    notes: usize,
     current: String,
 }
 
@@ -81,6 +82,7 @@ impl TarReader {
             entries: 0,
             names: 0,
             holes: 0,
+            notes: 0,
             current: String::new(),
         }
     }
@@ -427,15 +429,15 @@ impl TarReader {
             b'K' => self.long_target = Some(name()?),
             b'x' => self.extended.read(&bytes)?,
             _ => {
-                // What it says of all entries is only believed of those that changed.
+                // What else it says of all entries is not believed.
                 let mut global = Extended::default();
                 global.read(&bytes)?;
-                for path in &global.changed {
-                    let path = clean(path, EntryKind::File)?;
-                    if self.seen.get(&path) != Some(&EntryKind::File) {
-                        return Err("what is said to have changed did not come");
-                    }
-                    visitor.changed(&path)?;
+                self.notes += global.comments.len();
+                if self.notes > MAX_NOTES {
+                    return Err("it holds too many notes");
+                }
+                for comment in &global.comments {
+                    visitor.note(&String::from_utf8_lossy(comment))?;
                 }
             }
         }

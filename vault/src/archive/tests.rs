@@ -15,7 +15,7 @@ fn index(stream: &[u8], piece: usize) -> Result<Vec<IndexedEntry>, ArchiveError>
     for bytes in stream.chunks(piece) {
         indexer.push(bytes)?;
     }
-    indexer.finish().map(|(entries, _)| entries)
+    indexer.finish().map(|contents| contents.entries)
 }
 
 /// A tree with all that a node's configuration may hold.
@@ -81,11 +81,10 @@ fn every_format_of_gnu_tar_gives_the_same_index() {
         let sparse = options.contains(&"--sparse");
         assert_eq!(stream.len() < 1 << 20, sparse, "{options:?}");
         for entry in &found {
-            let IndexedEntry { entry, sha256, changed } = entry;
+            let IndexedEntry { entry, sha256 } = entry;
             let path = root.path().join(String::from_utf8(entry.path.clone()).unwrap());
             let there = path.symlink_metadata().unwrap();
             use std::os::unix::fs::MetadataExt as _;
-            assert!(!changed);
             assert_eq!(entry.mode, there.mode() & 0o7777, "{path:?}");
             assert_eq!((entry.uid, entry.gid), (there.uid(), there.gid()));
             assert_eq!(entry.modified / 1_000_000_000, i128::from(there.mtime()));
@@ -272,14 +271,16 @@ fn what_is_cut_or_goes_on_is_refused() {
 }
 
 #[test]
-fn files_that_changed_are_marked() {
-    let changed = |path| pax(b'g', &[(CHANGED_RECORD, path)]);
-    let found = index(&whole(&[file(b"a", b"1"), changed("a"), file(b"b", b"2")]), 64).unwrap();
-    assert!(found[0].changed && !found[1].changed);
-    assert_eq!(
-        refused(&[file(b"a", b"1"), changed("b")]),
-        "what is said to have changed did not come"
-    );
+fn notes_of_the_writer_are_handed_on() {
+    let notes =
+        pax(b'g', &[("comment", "etc/f changed"), ("path", "../x"), ("comment", "\u{1b}[2J")]);
+    let mut indexer = Indexer::new(Limits::default());
+    indexer.push(&whole(&[file(b"a", b"1"), notes.clone()])).unwrap();
+    let contents = indexer.finish().unwrap();
+    assert_eq!(contents.notes, ["etc/f changed", "\\u{1b}[2J"]);
+    assert_eq!(contents.entries.len(), 1);
+    let long = "x".repeat(MAX_NOTE + 1);
+    assert_eq!(refused(&[pax(b'g', &[("comment", &long)])]), "a note is too long");
 }
 
 proptest! {
