@@ -279,7 +279,11 @@ fn mask_line(line: &str, salt: &Salt) -> String {
         if word.is_empty() {
             continue;
         }
-        if std::mem::take(&mut expected) && !word.starts_with("--") && word != "=" {
+        if expected && matches!(word, "=" | ":") {
+            masked.push_str(word);
+            continue;
+        }
+        if std::mem::take(&mut expected) && !word.starts_with("--") {
             // A passphrase may hold spaces: it lasts to the end of the line or to a flag.
             let more = tail.find(" --").unwrap_or(tail.len());
             let secret = format!("{word}{}", &tail[..more]);
@@ -317,7 +321,9 @@ fn mask_line(line: &str, salt: &Salt) -> String {
             masked.push_str(&hide_quoted(value, salt));
             continue;
         }
-        if word.starts_with("--") && is_secret(word) {
+        // `--password x`, and `password = x` as some files have it.
+        let assigned = tail.trim_start().starts_with(['=', ':']);
+        if is_secret(word) && (word.starts_with("--") || assigned) {
             expected = true;
         }
         masked.push_str(&if is_secret_word(word) {
