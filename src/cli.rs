@@ -23,6 +23,7 @@ mod list;
 mod node_agent;
 mod restore;
 mod shell;
+mod state;
 mod status;
 mod verify;
 
@@ -37,6 +38,7 @@ use crate::operation::{Failure, FailureKind};
 use args::{Cli, Command, ConfigCommand, RestoreCommand};
 use exit_code::Exit;
 use output::Output;
+use state::StateCommand;
 
 /// The command line as clap knows it: for reference pages and whoever checks examples.
 pub fn command() -> clap::Command {
@@ -112,6 +114,16 @@ async fn run_command(command: Command, output: &Output, setup: &Setup) -> Result
         }
         Command::Config(ConfigCommand::Check(args)) => config::check(&args, output, setup),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args, output, setup),
+        Command::State(command) => match command {
+            StateCommand::Save(args) => {
+                with_grace(|interrupt| state::save_command(args, output, setup, interrupt)).await
+            }
+            StateCommand::List(args) => or_interrupted(state::list(args, output, setup)).await,
+            StateCommand::Show(args) => or_interrupted(state::show(args, output, setup)).await,
+            StateCommand::Diff(args) => {
+                or_interrupted(state::diff_command(args, output, setup)).await
+            }
+        },
         Command::Completions(args) => Ok(shell::completions(&args, output)),
         Command::Man(args) => shell::man(&args, output),
         Command::NodeAgent(args) => node_agent::run(args).await.map(|()| Exit::Ok),

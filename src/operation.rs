@@ -12,6 +12,7 @@ pub mod inspect;
 pub mod interrupt;
 pub mod proof;
 pub mod restore;
+pub mod state;
 pub mod status;
 pub mod vaults;
 pub mod verify;

@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Restore(RestoreCommand),
     #[command(subcommand)]
     Config(ConfigCommand),
+    #[command(subcommand)]
+    State(super::state::StateCommand),
     Completions(CompletionsArgs),
     Man(ManArgs),
     #[command(hide = true)]
@@ -139,6 +141,16 @@ pub(crate) struct BackupArgs {
     /// Attach a label to the backup
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
+    /// Store the state of this node with the snapshot, as `etcdvault state save` does; a
+    /// node that cannot be saved holds nothing up (exit code 3)
+    #[arg(long = "node", value_name = "NAME", conflicts_with = "no_state")]
+    pub(crate) nodes: Vec<String>,
+    /// Store the snapshot alone
+    #[arg(long)]
+    pub(crate) no_state: bool,
+    /// Store private keys of nodes readable for everybody with access to the vault
+    #[arg(long)]
+    pub(crate) allow_unencrypted: bool,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
     #[command(flatten)]
@@ -234,13 +246,18 @@ pub(crate) enum LevelArg {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     etcdvault export latest -o snapshot.db --vault /srv/etcd-vault\n  \
-    etcdvault export 01JD2Y6Q -o - | sha256sum")]
+    etcdvault export 01JD2Y6Q -o - | sha256sum\n  \
+    etcdvault export latest --object node-k1 -o - | tar -tv")]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) which: WhichArgs,
     /// A new file, or - for standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Another object of the backup: node-NAME is the archive of a node's state, a plain
+    /// tar file
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) object: Option<String>,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
     #[command(flatten)]
@@ -617,7 +634,7 @@ pub(crate) struct ConfigShowArgs {
 /// The most bytes that a manifest takes.
 const MAX_LABEL: usize = 1_000;
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     if crate::operation::vocabulary::printable(text) != text {
         return Err("a label holds no control characters".to_owned());
     }

@@ -8,9 +8,9 @@ use super::args::{ExportArgs, ImportArgs};
 use super::exit_code::Exit;
 use super::human::{count, size, time_utc};
 use super::output::Output;
-use super::settings::{find_backup, labels, open_vault, read_options, write_options};
+use super::settings::{find_holding, labels, open_vault, read_options, write_options};
 use crate::config::Setup;
-use crate::operation::content::TimeSource;
+use crate::operation::content::{SNAPSHOT_ROLE, TimeSource};
 use crate::operation::files::{self, ImportOptions, ImportReport, Target};
 use crate::operation::vocabulary::LineageName;
 use crate::operation::{Failure, FailureKind};
@@ -29,20 +29,23 @@ pub(crate) async fn export(
     if to_stdout && std::io::IsTerminal::is_terminal(&std::io::stdout()) {
         return Err(Failure::new(
             FailureKind::Usage,
-            "a snapshot is binary and standard output is a terminal",
+            "what is exported is binary and standard output is a terminal",
         )
         .hint("-o FILE, or -o - into a pipe"));
     }
     let choice = setup.choose(args.which.cluster.as_deref())?;
     let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-    let backup = find_backup(&repository, &choice, &args.which.backup).await?;
+    let role = args.object.as_deref();
+    let held = role.unwrap_or(SNAPSHOT_ROLE);
+    let backup = find_holding(&repository, &choice, &args.which.backup, held).await?;
     let target = if to_stdout {
         Target::Writer(Box::new(std::io::stdout()))
     } else {
         Target::File(args.output.clone())
     };
     let report =
-        files::export(&repository, &backup, target, &read_options(), &output.events()).await?;
+        files::export(&repository, &backup, role, target, &read_options(), &output.events())
+            .await?;
     if !to_stdout {
         output.result(&report, || {
             format!(

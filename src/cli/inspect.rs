@@ -6,8 +6,9 @@ use super::args::InspectArgs;
 use super::exit_code::Exit;
 use super::human::{count, plural, printable, size};
 use super::output::Output;
-use super::settings::{find_backup, open_vault, read_options};
+use super::settings::{find_holding, open_vault, read_options};
 use crate::config::Setup;
+use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::find;
 use crate::operation::inspect::{self, InspectReport};
 use crate::operation::vocabulary::{Inspection, Trailer};
@@ -34,7 +35,7 @@ pub(crate) async fn run(
         };
         let choice = setup.choose(args.cluster.as_deref())?;
         let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-        let backup = find_backup(&repository, &choice, named).await?;
+        let backup = find_holding(&repository, &choice, named, SNAPSHOT_ROLE).await?;
         inspect::backup(&repository, &backup, args.revision, &read_options(), &events).await?
     };
     output.result(&report, || text(&report));

@@ -39,7 +39,9 @@ pub(crate) async fn run(args: ListArgs, output: &Output, setup: &Setup) -> Resul
 }
 
 fn table(report: &ListReport, width: Option<usize>) -> String {
-    let mut table = Table::new(&[
+    // Only where it says anything.
+    let with_nodes = report.backups.iter().any(|backup| !backup.nodes.is_empty());
+    let mut columns = vec![
         ("BACKUP", Align::Left, 0),
         ("CLUSTER", Align::Left, 3),
         ("TAKEN (UTC)", Align::Left, 0),
@@ -49,10 +51,14 @@ fn table(report: &ListReport, width: Option<usize>) -> String {
         ("STORED", Align::Right, 4),
         ("ETCD", Align::Left, 5),
         ("PROVEN", Align::Left, 0),
-    ]);
+    ];
+    if with_nodes {
+        columns.push(("NODES", Align::Left, 1));
+    }
+    let mut table = Table::new(&columns);
     let now = Utc::now();
     for backup in &report.backups {
-        table.row(vec![
+        let mut row = vec![
             backup.short_id.clone(),
             backup.cluster.clone(),
             time_utc(backup.taken),
@@ -62,7 +68,11 @@ fn table(report: &ListReport, width: Option<usize>) -> String {
             size(backup.stored_size),
             backup.etcd_version.as_deref().map_or_else(|| "-".to_owned(), printable),
             proof(backup),
-        ]);
+        ];
+        if with_nodes {
+            row.push(if backup.nodes.is_empty() { "-".to_owned() } else { backup.nodes.join(",") });
+        }
+        table.row(row);
     }
     table.render(width)
 }

@@ -83,6 +83,11 @@ impl Output {
         to_stdout(text);
     }
 
+    /// Bytes of the result, as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) {
+        to_stdout_bytes(bytes);
+    }
+
     /// A line on stderr, unless JSON or quiet was asked for.
     pub(crate) fn note(&self, line: &str) {
         if !self.json && !self.quiet {
@@ -177,8 +182,12 @@ pub(crate) fn result_was_lost() -> bool {
 
 /// A reader that went away (`| head`) is no error of ours; what was done stays done.
 fn to_stdout(text: &str) {
+    to_stdout_bytes(text.as_bytes());
+}
+
+fn to_stdout_bytes(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error)
             if error.kind() != std::io::ErrorKind::BrokenPipe
                 && !LOST.swap(true, Ordering::Relaxed) =>

@@ -7,9 +7,10 @@ use super::args::RestoreDataDirArgs;
 use super::exit_code::Exit;
 use super::human::{count, duration, printable, size};
 use super::output::Output;
-use super::settings::{find_backup, open_vault};
+use super::settings::{find_holding, open_vault};
 use super::table::{Align, Table};
 use crate::config::{Setup, owner};
+use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::find;
 use crate::operation::interrupt::Interrupt;
 use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
@@ -40,7 +41,7 @@ pub(crate) async fn data_dir(
         }
         let found = async {
             let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-            let backup = find_backup(&repository, &choice, name).await?;
+            let backup = find_holding(&repository, &choice, name, SNAPSHOT_ROLE).await?;
             Ok::<_, Failure>((repository, backup))
         };
         let (repository, backup) = interrupt

@@ -64,6 +64,20 @@ pub(crate) async fn find_backup(
     find::find(repository, meant, text).await
 }
 
+/// The same among the backups that hold an object with this role.
+pub(crate) async fn find_holding(
+    repository: &Repository,
+    choice: &Choice<'_>,
+    text: &str,
+    role: &str,
+) -> Result<Backup, Failure> {
+    let meant = match find::selector(text)? {
+        Selector::Id(_) => choice.named(),
+        _ => choice.meant(),
+    };
+    find::find_object(repository, meant, text, role).await
+}
+
 /// How objects are written.
 pub(crate) fn write_options(
     args: &WriteArgs,

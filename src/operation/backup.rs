@@ -23,6 +23,9 @@ use super::feed::ScanFeed;
 use super::inspect::{scan_failure, spilling_options};
 use super::interrupt::Interrupt;
 use super::proof::{self, MemberProof, Policy, Verdict};
+use super::state;
+use super::state::describe::{ClusterSeen, StateContent};
+use super::state::save::{Goal, SaveOptions};
 use super::status::nobody_answers;
 use super::vaults::{self, storage_failure};
 use crate::datadir::hash::{Digests, Scan, ScanError, ScanOptions};
@@ -32,6 +35,7 @@ use crate::etcd::{
     ConnectionSettings, Connector, EtcdError, EtcdErrorKind, MemberClient, MemberStatus,
 };
 use crate::event::Events;
+use crate::node::Node;
 use crate::types::HexId;
 
 /// Which member gives the snapshot.
@@ -60,6 +64,8 @@ pub struct BackupOptions {
     pub proof: Policy,
     /// Whatever the user attaches.
     pub labels: BTreeMap<String, String>,
+    /// Nodes whose state is stored with the snapshot, and how.
+    pub nodes: Option<(Vec<Arc<dyn Node>>, SaveOptions)>,
     /// How it is written.
     pub write: WriteOptions,
 }
@@ -89,6 +95,9 @@ pub struct BackupReport {
     pub manifest: String,
     /// The longest that output waited in the spool, in bytes.
     pub spooled: u64,
+    /// The states of nodes that were stored with it, and those that could not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateContent>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -118,6 +127,9 @@ pub async fn backup(
     let started = Utc::now();
     let named = options.cluster.as_ref().map_or("the cluster", ClusterName::as_str);
     let what = format!("backup of {named} was not stored");
+    if let Some((_, save)) = &options.nodes {
+        state::save::check_encryption(repository, save.allow_unencrypted, &what, events)?;
+    }
     let looking = async {
         tokio::join!(observe(connector, settings, options.reach), vaults::sweep(repository))
     };
@@ -523,12 +535,19 @@ async fn finish(
     let object = writer.key().clone();
     let finishing = writer.finish_with(vault::digest::Sha256(digests.whole));
     let mut writing = std::pin::pin!(finishing.fuse());
-    let mut written = None;
-    let both = async {
-        let storing = async { written = Some((&mut writing).await) };
-        tokio::join!(proving, storing).0
+    let goal = Goal { repository, place: &place, id };
+    let saving = async {
+        let (nodes, save) = options.nodes.as_ref()?;
+        let seen = ClusterSeen::of(view);
+        Some(state::save::save_nodes(goal, nodes, seen, save, events).await)
     };
-    let (members, v2) = match interrupt.or(&what, both).await {
+    let mut written = None;
+    let all = async {
+        let storing = async { written = Some((&mut writing).await) };
+        let (proven, (), saved) = tokio::join!(proving, storing, saving);
+        (proven, saved)
+    };
+    let ((members, v2), saved) = match interrupt.or(&what, all).await {
         Ok(proven) => proven,
         Err(failure) => {
             canceller.cancel();
@@ -546,8 +565,14 @@ async fn finish(
     let corrupt = origin.member_id.is_some_and(|member| view.is_corrupt(member));
     let proof = judge(&scan, &members, &v2, corrupt, options.proof);
     let source = origin.member.clone().unwrap_or_default();
-    let content = SnapshotContent::new(origin, &scan, members.clone(), v2.keys)
+    let mut content = SnapshotContent::new(origin, &scan, members.clone(), v2.keys)
         .map_err(|error| Failure::new(FailureKind::Error, what.clone()).because(error))?;
+    // The snapshot comes first: it is what plain tools look for.
+    let mut objects = vec![record.clone()];
+    if let Some(saved) = saved {
+        objects.extend(saved.objects);
+        content.state = Some(saved.content);
+    }
     let sequence = u64::try_from(scan.revision).unwrap_or(0);
     let manifest = Manifest {
         id,
@@ -561,7 +586,7 @@ async fn finish(
         tool: vaults::tool(),
         proof: proof.clone(),
         labels: options.labels.clone(),
-        objects: vec![record.clone()],
+        objects,
         content_schema: content::schema(),
         content: content.to_value(),
     };
@@ -572,7 +597,9 @@ async fn finish(
         );
         storage_failure(what, error).state(state)
     })?;
-    Ok(report(&manifest, &record, members, source, key, spooled, begun.elapsed()))
+    let mut report = report(&manifest, &record, members, source, key, spooled, begun.elapsed());
+    report.state = content.state;
+    Ok(report)
 }
 
 /// Writes the lineage where it is new, and then the manifest.
@@ -612,6 +639,7 @@ fn report(
         source,
         manifest: key,
         spooled,
+        state: None,
         seconds: elapsed.as_secs_f64(),
     }
 }

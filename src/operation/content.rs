@@ -7,6 +7,7 @@ use vault::document::printable;
 use vault::manifest::{ContentSchema, Manifest};
 
 use super::proof::MemberProof;
+use super::state::describe::StateContent;
 use crate::datadir::hash::{HashError, Scan};
 use crate::datadir::inspect::{Inspection, Kind};
 use crate::etcd::MemberStatus;
@@ -139,6 +140,9 @@ pub struct SnapshotContent {
     /// What the v2 API of a member held, where it has one: no snapshot contains it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub v2_keys: Option<String>,
+    /// The states of nodes that were stored with it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state: Option<StateContent>,
 }
 
 impl SnapshotContent {
@@ -167,6 +171,7 @@ impl SnapshotContent {
                 }
                 .to_owned()
             }),
+            state: None,
         })
     }
 
@@ -197,7 +202,7 @@ impl SnapshotContent {
 
 /// Escapes what a manifest refuses in texts: names in a database and of files may hold
 /// anything.
-fn make_printable(value: &mut serde_json::Value) {
+pub(super) fn make_printable(value: &mut serde_json::Value) {
     use serde_json::Value;
     match value {
         Value::String(text) => *text = printable(text),

@@ -46,21 +46,25 @@ pub struct ExportReport {
     pub proof: Proof,
 }
 
-/// Writes a backup's snapshot as stock tools take it. A file appears under its name
+/// Writes an object of a backup as stock tools take it: its snapshot, or the one with
+/// `role`. A file appears under its name
 /// only when every byte was checked and is on disk.
 pub async fn export(
     repository: &Repository,
     backup: &Backup,
+    role: Option<&str>,
     target: Target,
     options: &ReadOptions,
     events: &Events,
 ) -> Result<ExportReport, Failure> {
     let id = backup.manifest.id;
     let what = format!("backup {id} was not exported");
-    let object = backup
-        .manifest
-        .object(SNAPSHOT_ROLE)
-        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("{what}: it holds no snapshot")))?;
+    let wanted = role.unwrap_or(SNAPSHOT_ROLE);
+    let object = backup.manifest.object(wanted).ok_or_else(|| {
+        let held: Vec<&str> = backup.manifest.objects.iter().map(|o| o.role.as_str()).collect();
+        Failure::new(FailureKind::Usage, format!("{what}: it holds no {wanted}"))
+            .hint(format!("it holds {}; --object names one", held.join(", ")))
+    })?;
     if let Target::File(path) = &target
         && path.symlink_metadata().is_ok()
     {

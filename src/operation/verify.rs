@@ -107,6 +107,17 @@ pub async fn verify(
                 Ok(looked) => Ok(looked.map_err(|error| scan_failure(what(), error))?),
                 Err(error) => Err(error),
             },
+            Level::Content if super::state::Part::of(object.role.as_str()).is_some() => {
+                events.started(format!("verify {}", object.key), None);
+                let checked =
+                    super::state::check::check(repository, manifest, object, options).await;
+                events.finished();
+                checked.map(|problems| {
+                    found.problems.extend(problems);
+                    found.stored_bytes += object.stored_size;
+                    found.frames = Some(found.frames.unwrap_or(0) + object.frames);
+                })
+            }
             _ => {
                 events.started(format!("verify {}", object.key), Some(object.stored_size));
                 let mut progress = |done| events.progress(done);
@@ -114,7 +125,10 @@ pub async fn verify(
                 events.finished();
                 report.map(|report| {
                     found.stored_bytes += report.stored;
-                    found.frames = report.frames;
+                    found.frames = match (found.frames, report.frames) {
+                        (Some(before), Some(now)) => Some(before + now),
+                        (before, now) => now.or(before),
+                    };
                 })
             }
         };
@@ -164,7 +178,7 @@ async fn content(
     events.finished();
     let scanned = scanned?;
     found.stored_bytes += object.stored_size;
-    found.frames = Some(object.frames);
+    found.frames = Some(found.frames.unwrap_or(0) + object.frames);
     Ok(judge(manifest, scanned, found))
 }
 
