@@ -61,7 +61,7 @@ pub struct SaveOptions {
 pub enum SaveError {
     /// The node could not be asked.
     #[error(transparent)]
-    Node(#[from] NodeError),
+    Node(Box<NodeError>),
     /// What it sent is no archive.
     #[error("{node} sent an archive that cannot be used")]
     Archive {
@@ -121,6 +121,12 @@ pub enum SaveError {
         #[source]
         source: RepositoryError,
     },
+}
+
+impl From<NodeError> for SaveError {
+    fn from(error: NodeError) -> Self {
+        Self::Node(Box::new(error))
+    }
 }
 
 /// Where the objects of a node go.

@@ -68,7 +68,7 @@ impl Indexer {
 impl List {
     /// Hashes the hole up to `offset`.
     fn hole(&mut self, offset: u64) {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         while self.hashed < offset {
             let piece = (offset - self.hashed).min(ZEROS.len() as u64);
             self.hasher.update(&ZEROS[..piece as usize]);
