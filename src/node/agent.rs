@@ -8,6 +8,9 @@
 //! - What is asked is read with the bounds of [`wire`]; the operator's side is
 //!   trusted, for it may become this machine's root anyway.
 
+// An error of a node is made once per call and carries its whole story.
+#![allow(clippy::result_large_err)]
+
 pub mod stdio;
 
 use std::convert::Infallible;

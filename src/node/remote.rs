@@ -9,6 +9,9 @@
 //!   names are checked before they are given on ([`check`]), its texts are rid of
 //!   control characters, and nothing that it says leads to a write here.
 
+// An error of a node is made once per call and carries its whole story.
+#![allow(clippy::result_large_err)]
+
 mod check;
 pub(crate) mod link;
 pub mod preamble;

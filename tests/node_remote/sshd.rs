@@ -148,7 +148,8 @@ impl Sshd {
 async fn a_node_over_ssh_is_as_the_contract_says_and_gets_its_program_once() {
     let sshd = Sshd::start("").await;
     // Three at once, of which each may upload.
-    let spec = |n| NodeSpec { name: name(&format!("n{n}")), place: Place::Ssh(sshd.spec()) };
+    let spec =
+        |n| NodeSpec { name: name(&format!("n{n}")), place: Place::Ssh(Box::new(sshd.spec())) };
     let nodes = connect_all(&[spec(1), spec(2), spec(3)], 3).await;
     for node in &nodes {
         node.as_ref().unwrap().facts().await.unwrap();
