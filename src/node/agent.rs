@@ -222,7 +222,10 @@ impl Service {
             Call::Digest { path } => self.value("digest", &node.digest(&path).await?),
             Call::Space { path } => self.value("space", &node.space(&path).await?),
             Call::Mounts => self.value("mounts", &node.mounts().await?),
-            Call::SaveTree { spec } => Ok(pack(node.save_tree(spec).await?)),
+            Call::SaveTree { spec } => {
+                let tar = pack(node.save_tree(spec).await?);
+                Ok(self.value("save the tree", &())?.chain(tar).boxed())
+            }
             Call::UnpackTree { root } => {
                 let tar = incoming(self.name.clone(), "unpack the tree", body);
                 self.value("unpack", &node.unpack_tree(&root, tar).await?)
