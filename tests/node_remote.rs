@@ -1,6 +1,8 @@
 //! Nodes at the other end of a stream: the protocol in memory, the agent as a
 //! child process, and real sshd on loopback.
 
+#![allow(clippy::result_large_err)]
+
 #[path = "node_remote/child.rs"]
 mod child;
 #[path = "common/node_contract.rs"]

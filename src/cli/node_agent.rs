@@ -2,6 +2,7 @@
 //! itself, spoken to on standard input and output, and gone with them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,6 +13,10 @@ use crate::node::local::LocalNode;
 use crate::node::remote::Keepalive;
 use crate::node::remote::preamble::Identity;
 use crate::operation::{Failure, FailureKind};
+
+/// The operator's side has deadlines of its own, and none longer for a call that
+/// makes no progress.
+const CALL_BOUND: Duration = Duration::from_secs(600);
 
 /// Serve this machine to an etcdvault on standard input and output
 #[derive(Debug, Args)]
@@ -43,7 +48,7 @@ pub(crate) async fn run(args: NodeAgentArgs) -> Result<(), Failure> {
     };
     let name = NodeName::new("node")
         .map_err(|error| Failure::new(FailureKind::Error, "no name").because(error))?;
-    let node = Arc::new(LocalNode::new(name));
+    let node = Arc::new(LocalNode::new(name).deadline(CALL_BOUND));
     let identity = Identity::own(digest);
     let served = agent::serve(reader, writer, node, &identity, Keepalive::default());
     tokio::select! {

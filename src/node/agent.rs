@@ -8,6 +8,9 @@
 //! - What is asked is read with the bounds of [`wire`]; the operator's side is
 //!   trusted, for it may become this machine's root anyway.
 
+// An error of a node is made once per call and carries its whole story.
+#![allow(clippy::result_large_err)]
+
 pub mod stdio;
 
 use std::convert::Infallible;
@@ -219,7 +222,10 @@ impl Service {
             Call::Digest { path } => self.value("digest", &node.digest(&path).await?),
             Call::Space { path } => self.value("space", &node.space(&path).await?),
             Call::Mounts => self.value("mounts", &node.mounts().await?),
-            Call::SaveTree { spec } => Ok(pack(node.save_tree(spec).await?)),
+            Call::SaveTree { spec } => {
+                let tar = pack(node.save_tree(spec).await?);
+                Ok(self.value("save the tree", &())?.chain(tar).boxed())
+            }
             Call::UnpackTree { root } => {
                 let tar = incoming(self.name.clone(), "unpack the tree", body);
                 self.value("unpack", &node.unpack_tree(&root, tar).await?)

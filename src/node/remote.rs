@@ -9,6 +9,9 @@
 //!   names are checked before they are given on ([`check`]), its texts are rid of
 //!   control characters, and nothing that it says leads to a write here.
 
+// An error of a node is made once per call and carries its whole story.
+#![allow(clippy::result_large_err)]
+
 mod check;
 pub(crate) mod link;
 pub mod preamble;
@@ -375,7 +378,14 @@ impl Node for RemoteNode {
     async fn save_tree(&self, spec: TreeSpec) -> Result<ByteStream, NodeError> {
         let act = "save the tree";
         let idle = self.deadlines.idle;
-        let answer = self.within(act, idle, self.open(act, &Call::SaveTree { spec }, None)).await?;
+        let call = Call::SaveTree { spec };
+        let answer = self.within(act, idle, async {
+            let mut answer = self.open(act, &call, None).await?;
+            // What is refused at once is known before a byte is asked for.
+            self.value::<()>(act, &mut answer).await?;
+            Ok(answer)
+        });
+        let answer = answer.await?;
         let node = Self { link: self.link.clone(), deadlines: self.deadlines };
         Ok(stream::unfold(Some((node, answer)), move |state| async move {
             let (node, mut answer) = state?;

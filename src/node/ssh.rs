@@ -100,7 +100,7 @@ pub enum Place {
     /// This machine.
     Local,
     /// Over SSH.
-    Ssh(SshSpec),
+    Ssh(Box<SshSpec>),
 }
 
 /// A node as it is configured.

@@ -49,6 +49,14 @@ fn keygen(path: &Path) {
     run("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", path.to_str().unwrap()]);
 }
 
+/// Writes a program by way of a data file. By another process: one that is forked
+/// here in this moment would hold the program open for writing, and it could not run.
+fn install(data: &Path, content: &[u8], mode: u32, program: &Path) {
+    fs::write(data, content).unwrap();
+    let mode = format!("{mode:o}");
+    run("install", &["-m", &mode, data.to_str().unwrap(), program.to_str().unwrap()]);
+}
+
 impl Sshd {
     async fn start(more: &str) -> Self {
         fs::create_dir_all("/run/sshd").unwrap();
@@ -148,7 +156,8 @@ impl Sshd {
 async fn a_node_over_ssh_is_as_the_contract_says_and_gets_its_program_once() {
     let sshd = Sshd::start("").await;
     // Three at once, of which each may upload.
-    let spec = |n| NodeSpec { name: name(&format!("n{n}")), place: Place::Ssh(sshd.spec()) };
+    let spec =
+        |n| NodeSpec { name: name(&format!("n{n}")), place: Place::Ssh(Box::new(sshd.spec())) };
     let nodes = connect_all(&[spec(1), spec(2), spec(3)], 3).await;
     for node in &nodes {
         node.as_ref().unwrap().facts().await.unwrap();
@@ -172,7 +181,8 @@ async fn a_node_over_ssh_is_as_the_contract_says_and_gets_its_program_once() {
     drop(node);
 
     // What was changed on the node is not started, but sent again.
-    fs::write(&file, "#!/bin/sh\nexit 7\n").unwrap();
+    eventually("the agent is gone", || sshd.agents().is_empty()).await;
+    install(&sshd.at("data"), b"#!/bin/sh\nexit 7\n", 0o700, &file);
     sshd.connect().await.facts().await.unwrap();
     assert_eq!(fs::metadata(&file).unwrap().len(), meta.len());
 
@@ -255,8 +265,7 @@ async fn a_program_that_cannot_be_the_agent_is_refused_with_the_remedy() {
     let place = |name: &str, content: &[u8], mode: u32| {
         let directory = sshd.var_lib().join("opt");
         fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join(name), content).unwrap();
-        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(mode)).unwrap();
+        install(&sshd.at("data"), content, mode, &directory.join(name));
         let mut spec = sshd.spec();
         spec.agent = AgentProgram::Installed(format!("/var/lib/opt/{name}").into());
         spec

@@ -410,10 +410,9 @@ async fn a_banner_before_the_greeting_is_skipped() {
         far.write_all(b"\r\nno newline").await.unwrap();
         far
     });
-    let agent =
-        tokio::spawn(
-            async move { start_agent(banner.await.unwrap(), &seen, Keepalive::default()) },
-        );
+    let agent = tokio::spawn(async move {
+        start_agent(banner.await.unwrap(), &seen, Keepalive::default()).await.unwrap()
+    });
     let (reader, writer) = tokio::io::split(near);
     let remote = RemoteNode::over(
         name("near"),
@@ -424,7 +423,7 @@ async fn a_banner_before_the_greeting_is_skipped() {
         Keepalive::default(),
     );
     remote.await.unwrap().facts().await.unwrap();
-    agent.await.unwrap().await.unwrap().unwrap();
+    agent.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
