@@ -14,7 +14,9 @@
 
 pub mod archive;
 pub mod error;
+pub mod kubelet;
 pub mod local;
+pub mod static_pod;
 pub mod types;
 
 use std::fmt;
