@@ -15,9 +15,11 @@
 pub mod agent;
 pub mod archive;
 pub mod error;
+pub mod kubelet;
 pub mod local;
 pub mod remote;
 pub mod ssh;
+pub mod static_pod;
 pub mod types;
 
 use std::fmt;

@@ -479,6 +479,7 @@ async fn run(
         reach: Reach::AllMembers,
         proof: Policy::All,
         labels: BTreeMap::new(),
+        nodes: None,
         write: WriteOptions { spool: Some(spool), ..WriteOptions::default() },
     };
     let mut interrupt = Interrupt::never();

@@ -594,7 +594,7 @@ impl WriteArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     Check(ConfigCheckArgs),
-    Show(ConfigShowArgs),
+    Show(Box<ConfigShowArgs>),
 }
 
 /// Check etcdvault.toml: every key, and every file that it names

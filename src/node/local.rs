@@ -6,6 +6,7 @@
 //! that hangs cannot be taken back; a tree that is being unpacked is removed.
 
 mod at;
+mod cri;
 mod digest;
 mod facts;
 mod fault;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::kubelet::Kubelet;
 use super::{
     ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, Listener, Mount, Node,
     NodeError, NodeErrorKind, NodeName, Process, ProcessQuery, Reach, Space, TreeDigest, TreeSpec,
@@ -91,6 +93,13 @@ impl LocalNode {
             }
         };
         done.map_err(|fault| fault.of(&self.name, &act))
+    }
+
+    /// The container runtime that the kubelet uses.
+    async fn runtime(&self) -> Result<cri::Runtime, NodeError> {
+        let socket = Kubelet::runtime_of(self).await?;
+        let connected = cri::Runtime::connect(&socket, self.deadline).await;
+        connected.map_err(|fault| fault.of(&self.name, "reach the container runtime"))
     }
 
     fn slow(&self, what: &str) -> Fault {
@@ -226,13 +235,13 @@ impl Node for LocalNode {
     }
 
     async fn containers(&self, query: ContainerQuery) -> Result<Vec<Container>, NodeError> {
-        let _ = query;
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        let found = self.runtime().await?.containers(&query).await;
+        found.map_err(|fault| fault.of(&self.name, "list containers"))
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), NodeError> {
-        let _ = (id, grace);
-        Err(NodeError::new(&self.name, NodeErrorKind::Unsupported, "", ""))
+        let stopped = self.runtime().await?.stop(id, grace).await;
+        stopped.map_err(|fault| fault.of(&self.name, &format!("stop the container {id}")))
     }
 
     async fn processes(&self, query: ProcessQuery) -> Result<Vec<Process>, NodeError> {
