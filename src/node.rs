@@ -13,6 +13,7 @@
 //! Paths are absolute. All ids, owners and times are those of the node.
 
 pub mod error;
+pub mod sim;
 pub mod types;
 
 use std::fmt;
