@@ -570,9 +570,16 @@ impl Machine {
                 ));
             }
         }
-        for (unit, state) in &self.units {
-            let stale = units::load(&self.tree, unit).as_ref() != Some(&state.loaded);
-            lines.push(format!("{name} unit {unit} {} stale: {stale}", state.active));
+        for unit in self.unit_names("*") {
+            // One that systemd did not have to read yet is no different.
+            let (active, stale) = match self.units.get(&unit) {
+                Some(known) => {
+                    let files = units::load(&self.tree, &unit);
+                    (known.active, files.as_ref() != Some(&known.loaded))
+                }
+                None => ("inactive", false),
+            };
+            lines.push(format!("{name} unit {unit} {active} stale: {stale}"));
         }
         for pod in &self.pods {
             let phase = match pod.phase {
