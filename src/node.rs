@@ -20,6 +20,7 @@ pub mod local;
 pub mod remote;
 pub mod ssh;
 pub mod static_pod;
+pub mod sim;
 pub mod types;
 
 use std::fmt;

@@ -193,8 +193,9 @@ pub struct Context<'a> {
     /// When this run began.
     pub begun: DateTime<Utc>,
     /// Where progress goes.
-    pub(super) events: &'a Events,
-    pub(super) event: &'a StepEvent,
+    pub events: &'a Events,
+    /// What is said with it.
+    pub event: &'a StepEvent,
 }
 
 impl Context<'_> {
