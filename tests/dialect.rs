@@ -253,7 +253,8 @@ fn systemd_reads_units_the_same() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dialect");
     let api = std::fs::read_to_string(fixtures.join("apiserver/kube-apiserver.service"));
     let api = api.expect("a fixture").replace("/usr/local/bin/kube-apiserver", "/bin/true");
-    let cases: [(&str, &str, &[(&str, &str)]); 5] = [
+    type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+    let cases: [Case; 5] = [
         ("evt-a.service", &api, &[]),
         (
             "evt-b.service",
