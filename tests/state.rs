@@ -187,10 +187,10 @@ fn unpack(place: &Path, backup: &Backup, role: &str, into: &Path) {
     assert!(zstd.wait().unwrap().success() && tar.success());
 }
 
-/// Every path below `root` with all that a state keeps of it.
 /// Path, mode, owner, group, time in seconds and nanoseconds, content.
 type Seen = (PathBuf, u32, u32, u32, i64, i64, Vec<u8>);
 
+/// Every path below `root` with all that a state keeps of it.
 fn tree(root: &Path) -> Vec<Seen> {
     fn walk(root: &Path, at: &Path, found: &mut Vec<Seen>) {
         let mut names: Vec<_> = at.read_dir().unwrap().map(|e| e.unwrap().path()).collect();
