@@ -668,3 +668,6 @@ impl Tree {
         tree
     }
 }
+
+#[cfg(test)]
+mod tests;
