@@ -30,7 +30,9 @@ test-all: test ## test, and what takes longer: demo, short fuzzing, dist
 	$(MAKE) fuzz FUZZ_SECONDS=20
 	$(MAKE) dist
 
-servers: ## build the etcd and S3 servers of the tests into the cache
+servers: ## build the servers and hosts of the tests into the cache
+	@for release in bookworm trixie; do tests/servers/install-rootfs.sh $$release || exit 1; done
+	@for part in kubernetes containerd crictl images; do tests/servers/install-kubernetes.sh $$part || exit 1; done
 	@for series in 3.4 3.5 3.6 3.7; do tests/servers/install-etcd.sh $$series || exit 1; done
 	@for store in seaweedfs minio; do tests/servers/install-s3.sh $$store || exit 1; done
 

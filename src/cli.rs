@@ -15,12 +15,15 @@ mod signal;
 mod table;
 
 mod backup;
+mod config;
 mod files;
 mod init;
 mod inspect;
 mod list;
+mod node_agent;
 mod restore;
 mod shell;
+mod state;
 mod status;
 mod verify;
 
@@ -30,11 +33,12 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind as ClapErrorKind;
 
-use crate::config::Env;
+use crate::config::{Env, Setup};
 use crate::operation::{Failure, FailureKind};
-use args::{Cli, Command, RestoreCommand};
+use args::{Cli, Command, ConfigCommand, RestoreCommand};
 use exit_code::Exit;
 use output::Output;
+use state::StateCommand;
 
 /// The command line as clap knows it: for reference pages and whoever checks examples.
 pub fn command() -> clap::Command {
@@ -49,8 +53,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return usage(&error, &args).into(),
     };
     let output = Output::new(&cli.global);
-    let env = Env::of_process();
-    let exit = match execute(cli.command, &output, &env) {
+    let setup = Setup::new(Env::of_process(), cli.global.config);
+    let exit = match execute(cli.command, &output, &setup) {
         Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);
@@ -64,7 +68,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     .into()
 }
 
-fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure> {
+fn execute(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
@@ -73,40 +77,56 @@ fn execute(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure
         .map_err(|error| {
             Failure::new(FailureKind::Error, "cannot start the runtime").because(error)
         })?;
+    // An agent's threads remove what they had begun.
+    let agent = matches!(command, Command::NodeAgent(_));
+    let settle = std::time::Duration::from_secs(if agent { 60 } else { 2 });
     let result = runtime.block_on(async {
-        let result = run_command(command, output, env).await;
+        let result = run_command(command, output, setup).await;
         if matches!(&result, Err(Failure { kind: FailureKind::Signal(_), .. })) {
             signal::settle().await;
         }
         result
     });
     // Blocking threads of a given-up operation must not hold the exit up.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(settle);
     result
 }
 
-async fn run_command(command: Command, output: &Output, env: &Env) -> Result<Exit, Failure> {
+async fn run_command(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
     use signal::{or_interrupted, with_grace};
     match command {
-        Command::Init(args) => or_interrupted(init::run(args, output, env)).await,
+        Command::Init(args) => or_interrupted(init::run(args, output, setup)).await,
         Command::Backup(args) => {
-            with_grace(|interrupt| backup::run(args, output, env, interrupt)).await
+            with_grace(|interrupt| backup::run(args, output, setup, interrupt)).await
         }
-        Command::List(args) => or_interrupted(list::run(args, output, env)).await,
-        Command::Show(args) => or_interrupted(list::show(args, output, env)).await,
-        Command::Verify(args) => or_interrupted(verify::run(args, output, env)).await,
-        Command::Export(args) => or_interrupted(files::export(args, output, env)).await,
-        Command::Import(args) => or_interrupted(files::import(args, output, env)).await,
-        Command::Inspect(args) => or_interrupted(inspect::run(args, output, env)).await,
-        Command::Status(args) => or_interrupted(status::run(args, output, env)).await,
+        Command::List(args) => or_interrupted(list::run(args, output, setup)).await,
+        Command::Show(args) => or_interrupted(list::show(args, output, setup)).await,
+        Command::Verify(args) => or_interrupted(verify::run(args, output, setup)).await,
+        Command::Export(args) => or_interrupted(files::export(args, output, setup)).await,
+        Command::Import(args) => or_interrupted(files::import(args, output, setup)).await,
+        Command::Inspect(args) => or_interrupted(inspect::run(args, output, setup)).await,
+        Command::Status(args) => or_interrupted(status::run(args, output, setup)).await,
         Command::Restore(RestoreCommand::DataDir(args)) => {
             with_grace(async |mut interrupt| {
-                restore::data_dir(args, output, env, &mut interrupt).await
+                restore::data_dir(args, output, setup, &mut interrupt).await
             })
             .await
         }
+        Command::Config(ConfigCommand::Check(args)) => config::check(&args, output, setup),
+        Command::Config(ConfigCommand::Show(args)) => config::show(&args, output, setup),
+        Command::State(command) => match command {
+            StateCommand::Save(args) => {
+                with_grace(|interrupt| state::save_command(args, output, setup, interrupt)).await
+            }
+            StateCommand::List(args) => or_interrupted(state::list(args, output, setup)).await,
+            StateCommand::Show(args) => or_interrupted(state::show(args, output, setup)).await,
+            StateCommand::Diff(args) => {
+                or_interrupted(state::diff_command(args, output, setup)).await
+            }
+        },
         Command::Completions(args) => Ok(shell::completions(&args, output)),
         Command::Man(args) => shell::man(&args, output),
+        Command::NodeAgent(args) => node_agent::run(args).await.map(|()| Exit::Ok),
     }
 }
 

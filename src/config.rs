@@ -1,14 +1,24 @@
-//! Settings: flag, then environment, then default. Each has a flag `--name-of-it`,
-//! a variable `ETCDVAULT_NAME_OF_IT`, and where etcdctl has the same setting also
-//! `ETCDCTL_NAME_OF_IT`.
+//! Settings: flag, then environment, then `etcdvault.toml`, then default. Each has a
+//! flag `--name-of-it`, a variable `ETCDVAULT_NAME_OF_IT`, and where etcdctl has the
+//! same setting also `ETCDCTL_NAME_OF_IT`; [`setup`] puts the layers together.
 //!
 //! Secrets come by file, environment, systemd credential or command, never by
-//! argument, where every user of the machine can read them.
+//! argument or in the configuration, where others can read them.
 
+pub mod check;
 pub mod connection;
+pub mod file;
 pub mod keys;
+pub mod model;
+pub mod origin;
 pub mod owner;
 pub mod place;
+pub mod read;
+pub mod setup;
+pub mod write;
+
+pub use model::Config;
+pub use setup::{Choice, Setup};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,9 +46,9 @@ impl Env {
         (self.0)(name).filter(|value| !value.is_empty())
     }
 
-    /// `ETCDVAULT_<name>`, else `ETCDCTL_<name>`.
-    fn etcdctl(&self, name: &str) -> Option<String> {
-        self.get(&format!("ETCDVAULT_{name}")).or_else(|| self.get(&format!("ETCDCTL_{name}")))
+    /// The first variable of `names` that is set, with its value.
+    fn first(&self, names: &[String]) -> Option<(String, String)> {
+        names.iter().find_map(|name| Some((name.clone(), self.get(name)?)))
     }
 
     /// `ETCDVAULT_<name>`.
@@ -59,6 +69,8 @@ impl std::fmt::Debug for Env {
 pub struct SettingError {
     /// Which setting, and what is wrong with it. Never a secret.
     pub what: String,
+    /// One line for each thing that is wrong, where it is several.
+    pub details: Vec<String>,
     /// What to do.
     pub hint: Option<String>,
     /// Whether a key or password is missing or unusable, rather than a flag wrong.
@@ -68,7 +80,7 @@ pub struct SettingError {
 impl SettingError {
     /// A setting that cannot be used, because of `what`.
     pub fn new(what: impl Into<String>) -> Self {
-        Self { what: what.into(), hint: None, is_key: false }
+        Self { what: what.into(), details: Vec::new(), hint: None, is_key: false }
     }
 
     /// The same for a key or password that cannot be had.

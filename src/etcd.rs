@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod cluster;
+pub mod discovery;
 pub mod error;
 pub mod snapshot;
 mod tls;

@@ -12,7 +12,14 @@
 //!
 //! Paths are absolute. All ids, owners and times are those of the node.
 
+pub mod agent;
+pub mod archive;
 pub mod error;
+pub mod kubelet;
+pub mod local;
+pub mod remote;
+pub mod ssh;
+pub mod static_pod;
 pub mod sim;
 pub mod types;
 
@@ -71,7 +78,9 @@ pub trait Node: fmt::Debug + Send + Sync {
 
     /// The trees and files of `spec` as an uncompressed tar stream (pax headers;
     /// owners by number and name, modes, times in nanoseconds, extended
-    /// attributes, links, sparse maps). A root that does not exist is left out.
+    /// attributes, links, sparse maps), as [`archive`] describes it. A root that
+    /// does not exist, sockets and devices are left out; a note at the end of the
+    /// stream says so.
     async fn save_tree(&self, spec: TreeSpec) -> Result<ByteStream, NodeError>;
     /// Unpacks such a stream below `root`, which must not exist: beside its place,
     /// durable, then renamed. With a failure nothing stands at `root`.

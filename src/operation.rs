@@ -3,13 +3,16 @@
 
 pub mod backup;
 pub mod content;
+pub mod endpoints;
 pub mod failure;
+mod feed;
 pub mod files;
 pub mod find;
 pub mod inspect;
 pub mod interrupt;
 pub mod proof;
 pub mod restore;
+pub mod state;
 pub mod status;
 pub mod vaults;
 pub mod verify;

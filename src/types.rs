@@ -1,6 +1,7 @@
 //! Small types that every module shares.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -251,6 +252,18 @@ pub struct ConnectionSettings {
     pub dial_timeout: Duration,
     /// Bound on a short call.
     pub command_timeout: Duration,
+}
+
+/// Which SRV records name the members, as etcdctl's `--discovery-srv` has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct SrvDomain {
+    /// The domain, without `_etcd-client._tcp.` before it.
+    pub domain: String,
+    /// Suffix of the service's name (`--discovery-srv-name`): `_etcd-client-NAME._tcp`.
+    pub name: Option<String>,
+    /// Whom to ask instead of the name servers in `/etc/resolv.conf`. Only the SRV
+    /// records: the names in them are resolved by the system.
+    pub nameserver: Option<SocketAddr>,
 }
 
 #[cfg(test)]

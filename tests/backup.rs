@@ -227,6 +227,90 @@ async fn a_member_that_differs_is_found() {
     assert_eq!(latest["id"], good["id"], "a mismatch is never the latest");
     let text = cli.run(["list"]).await.unwrap().expect(0).text();
     assert!(text.contains("DIFFERENT"), "{text}");
+
+    // Whoever verifies or exports it is told, though its bytes are those that were stored.
+    let id = report["id"].as_str().unwrap();
+    let marked = |said: &str| {
+        let warning = said.lines().find(|line| line.starts_with("warning: ")).unwrap();
+        assert!(warning.contains(id) && warning.contains("DIFFERS"), "{said}");
+        assert!(warning.contains("its HashKV at revision"), "the reason is repeated: {said}");
+    };
+    let out = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    marked(&cli.run(["verify", id]).await.unwrap().expect(0).stderr);
+    marked(&cli.run(["verify", id, "--quiet"]).await.unwrap().expect(0).stderr);
+    marked(&cli.run(["export", id, "-o", &out("a.db")]).await.unwrap().expect(0).stderr);
+    let ran = cli.run(["export", "latest", "-o", &out("b.db")]).await.unwrap().expect(0);
+    assert_eq!(ran.stderr, "", "nothing is said of a proven one");
+    let all = cli.run(["verify", "--all", "--json"]).await.unwrap().expect(0).json();
+    let states: Vec<_> =
+        all["verified"].as_array().unwrap().iter().map(|one| &one["proof"]["state"]).collect();
+    assert_eq!(states, ["proven", "mismatch"], "{all}");
+    let exported = cli.run(["export", id, "--json", "-o", &out("c.db")]).await.unwrap().expect(0);
+    assert_eq!(
+        (exported.json()["proof"]["state"].as_str(), exported.stderr.as_str()),
+        (Some("mismatch"), "")
+    );
+}
+
+/// A snapshot does not say when it was taken; its file does, mostly.
+#[tokio::test]
+async fn an_import_has_the_time_of_its_file() {
+    let root = tempfile::tempdir().unwrap();
+    let vault = new_vault(root.path()).await;
+    let cluster = Cluster::builder("3.6").start().await.unwrap();
+    let cli = program().vault(&vault).cluster(&cluster);
+    let file = root.path().join("snapshot.db");
+    let name = file.to_str().unwrap();
+    cluster.etcdctl(["snapshot", "save", name]).await.unwrap();
+    let dated = |time: std::time::SystemTime| {
+        std::fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    };
+    let import = ["import", name, "--cluster", "old", "--json"];
+    let day = std::time::Duration::from_secs(86_400);
+    let epoch = std::time::SystemTime::UNIX_EPOCH;
+
+    // The newer file is imported first.
+    let mut ids = Vec::new();
+    for (days, shown) in [(19_001, "2022-01-09T00:00:00Z"), (19_000, "2022-01-08T00:00:00Z")] {
+        dated(epoch + day * days);
+        let report = cli.run(import).await.unwrap().expect(0).json();
+        let report = &report["imported"][0];
+        assert_eq!(report["taken"], shown, "{report}");
+        assert_eq!(report["time_source"], "modification_time", "{report}");
+        ids.push(report["id"].as_str().unwrap().to_owned());
+    }
+    let order = async || -> Vec<String> {
+        let list = cli.run(["list", "--cluster", "old", "--json"]).await.unwrap().expect(0).json();
+        let listed = list["backups"].as_array().unwrap();
+        listed.iter().map(|backup| backup["id"].as_str().unwrap().to_owned()).collect()
+    };
+    let named = async |name: &str| -> String {
+        let show = ["show", name, "--cluster", "old", "--json"];
+        cli.run(show).await.unwrap().expect(0).json()["id"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(order().await, [ids[1].clone(), ids[0].clone()], "sorted by the files' times");
+    assert_eq!(named("latest").await, ids[0], "the newest of what nobody could compare");
+    assert_eq!(named("2022-01-08T12:00:00Z").await, ids[1]);
+    let shown = cli.run(["show", &ids[0]]).await.unwrap().expect(0).text();
+    assert!(
+        shown.contains("2022-01-09 00:00:00 UTC") && shown.contains("modification time"),
+        "{shown}"
+    );
+
+    // A time that cannot be is none.
+    dated(std::time::SystemTime::now() + day * 400);
+    let report = cli.run(import).await.unwrap().expect(0).json();
+    assert_eq!(report["imported"][0]["time_source"], "import_time", "{report}");
+    let id = report["imported"][0]["id"].as_str().unwrap();
+    assert_eq!(named("latest").await, id);
+    let content = cli.run(["show", id, "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(content["content"]["origin"]["time_source"], "import_time", "{content}");
+
+    // A backup that was compared is the latest, however new an import's file is.
+    let backup = ["backup", "--cluster", "old", "--json"];
+    let proven = cli.run(backup).await.unwrap().expect(0).json();
+    cli.run(import).await.unwrap().expect(0);
+    assert_eq!(named("latest").await, proven["id"].as_str().unwrap());
 }
 
 /// The first endpoint is dead, and the source dies in mid-stream: neither is felt.
@@ -276,7 +360,10 @@ async fn nobody_asked_is_not_proven() {
     assert!(ran.text().contains("not proven"), "{ran}");
     assert!(ran.stderr.contains("nobody was asked"), "{ran}");
     // It is a backup all the same, and a complete one.
-    cli.run(["verify", "latest"]).await.unwrap().expect(0);
+    let ran = cli.run(["verify", "latest"]).await.unwrap().expect(0);
+    assert!(ran.stderr.contains("is not proven: nobody was asked"), "{ran}");
+    let ran = cli.run(["verify", "latest", "--quiet"]).await.unwrap().expect(0);
+    assert_eq!(ran.stderr, "", "no alarm in the night");
 }
 
 #[tokio::test]

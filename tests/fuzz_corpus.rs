@@ -111,6 +111,11 @@ fn manifest() {
     run("manifest", entry::manifest);
 }
 
+#[test]
+fn dialect() {
+    run("dialect", entry::dialect);
+}
+
 /// A seed that is refused at the first look reaches nothing behind it.
 #[test]
 fn seeds_are_whole() {

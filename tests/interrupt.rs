@@ -19,8 +19,9 @@ use tokio::process::Child;
 
 use common::{assert_untouched, files, fill, listed, new_vault, program};
 
-/// How long the program may take to stop: a request to the store included.
-const PROMPT: Duration = Duration::from_secs(8);
+/// How long the program may take to stop, a request to the store included: less than
+/// any timeout that would end it anyway.
+const PROMPT: Duration = Duration::from_secs(25);
 
 fn start(cli: &Cli, args: &[&str]) -> Child {
     let mut command = cli.command(args);
@@ -32,16 +33,16 @@ async fn stop(child: Child, signal: Signal) -> (Output, String) {
     let pid = Pid::from_raw(child.id().unwrap() as i32).unwrap();
     let begun = Instant::now();
     rustix::process::kill_process(pid, signal).unwrap();
-    let ended = tokio::time::timeout(Duration::from_secs(40), child.wait_with_output()).await;
+    let ended = tokio::time::timeout(Duration::from_secs(90), child.wait_with_output()).await;
     let output = ended.expect("it ends").unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(begun.elapsed() < PROMPT, "it took {:?}: {said}", begun.elapsed());
     (output, said)
 }
 
-/// Waits for something to become true, at most half a minute.
+/// Waits for something to become true, at most two minutes.
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..3000 {
+    for _ in 0..12_000 {
         if holds() {
             return;
         }
@@ -61,7 +62,7 @@ async fn a_backup_to_a_directory() {
     let cli = program().vault(&vault).env("ETCDCTL_ENDPOINTS", proxy.address());
     let backup = ["backup", "--local-only"];
     for (signal, code, name) in [(Signal::INT, 130, "Ctrl-C"), (Signal::TERM, 143, "SIGTERM")] {
-        proxy.set(Mode::Slow(3 << 20));
+        proxy.set(Mode::StallAfter(4 << 20));
         let child = start(&cli, &backup);
         proxy.wait_passed(4 << 20).await.unwrap();
         let (output, said) = stop(child, signal).await;
@@ -71,7 +72,7 @@ async fn a_backup_to_a_directory() {
         assert_untouched(&vault);
     }
     // With --json the end is told on stdout, as one object.
-    proxy.set(Mode::Slow(3 << 20));
+    proxy.set(Mode::StallAfter(4 << 20));
     let child = start(&cli, &["backup", "--local-only", "--json"]);
     proxy.wait_passed(4 << 20).await.unwrap();
     let (output, said) = stop(child, Signal::TERM).await;
@@ -80,6 +81,7 @@ async fn a_backup_to_a_directory() {
     assert_eq!(said, "");
 
     // Killed, it leaves its temporary file, which the next backup clears away.
+    proxy.set(Mode::StallAfter(4 << 20));
     let mut child = start(&cli, &backup);
     until("a temporary file", || files(&vault).len() > 2).await;
     child.kill().await.unwrap();
@@ -119,7 +121,7 @@ async fn a_backup_to_s3() {
     let backup = ["backup", "--local-only"];
 
     server.forget();
-    proxy.set(Mode::Slow(4 << 20));
+    proxy.set(Mode::StallAfter(12 << 20));
     let child = start(&cli, &backup);
     until("a part", || server.count(Op::Part) > 0).await;
     assert_eq!(server.uploads(), 1);
@@ -169,6 +171,57 @@ async fn a_backup_to_s3() {
         assert_eq!(output.status.code(), Some(130), "{said}");
         assert_eq!(names(root.path()), ["snapshot.db"], "{said}");
     }
+}
+
+/// The snapshot is stored and a member does not answer to HashKV: no manifest will name
+/// the object, so it goes too.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_member_is_asked_for_its_hash() {
+    let root = tempfile::tempdir().unwrap();
+    let vault = new_vault(root.path()).await;
+    let server = FaultyS3::start().await.unwrap();
+    server.access().client().create_bucket().bucket(BUCKET).send().await.unwrap();
+    let cluster = Cluster::builder("3.6").members(2).start().await.unwrap();
+    fill(&cluster, 10).await;
+    let source = Proxy::start(&cluster.endpoints()[0]).await.unwrap();
+    let silent = Proxy::start(&cluster.endpoints()[1]).await.unwrap();
+    let endpoints = format!("{},{}", source.address(), silent.address());
+    let backup = ["backup", "--local-only", "--endpoint-strategy", "first"];
+    // Named before it is whole, it starts with a dot; in a directory there are no uploads.
+    let in_directory = || {
+        let stored = |file: &PathBuf| {
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            file.to_string_lossy().contains("/objects/") && !name.starts_with('.')
+        };
+        files(&vault).iter().any(stored)
+    };
+    let directory = program().vault(&vault);
+    let s3 = on_s3(server.access());
+    s3.run(["init", "--no-encryption"]).await.unwrap().expect(0);
+    let in_bucket = || server.keys(BUCKET).iter().any(|key| key.contains("/objects/"));
+    let before = server.keys(BUCKET);
+    let cases: [(&Cli, &dyn Fn() -> bool); 2] = [(&directory, &in_directory), (&s3, &in_bucket)];
+    for (cli, stored) in cases {
+        let cli = cli.clone().env("ETCDCTL_ENDPOINTS", &endpoints);
+        silent.set(Mode::Pass);
+        source.set(Mode::StallAfter(4 << 20));
+        let child = start(&cli, &backup);
+        source.wait_passed(4 << 20).await.unwrap();
+        // Both have said how they are; from here on one says nothing more.
+        silent.set(Mode::StallAfter(0));
+        source.set(Mode::Pass);
+        until("the object", stored).await;
+        let (output, said) = stop(child, Signal::TERM).await;
+        assert_eq!(output.status.code(), Some(143), "{said}");
+        assert!(said.contains("was not stored") && said.contains("is unchanged"), "{said}");
+        assert_eq!(listed(&cli).await, 0);
+    }
+    assert_untouched(&vault);
+    assert_eq!((server.keys(BUCKET), server.uploads()), (before, 0));
+    // The next one works.
+    silent.set(Mode::Pass);
+    let cli = directory.env("ETCDCTL_ENDPOINTS", &endpoints);
+    cli.run(backup).await.unwrap().expect(0);
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -22,7 +22,9 @@ fn root() -> &'static Path {
 fn commands() -> Vec<(String, Command)> {
     fn walk(name: &str, command: &Command, all: &mut Vec<(String, Command)>) {
         all.push((name.to_owned(), command.clone()));
-        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        for sub in
+            command.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set())
+        {
             walk(&format!("{name} {}", sub.get_name()), sub, all);
         }
     }
@@ -97,7 +99,9 @@ fn page(name: &str, command: &mut Command) -> String {
     let _ = writeln!(text, "```text\n{}\n```", usage.trim_start_matches("Usage: ").trim_end());
     if command.has_subcommands() {
         text.push_str("\n| command | |\n|---|---|\n");
-        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+        for sub in
+            command.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set())
+        {
             let full = format!("{name} {}", sub.get_name());
             let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
             let file = file_name(&full);

@@ -147,3 +147,8 @@ pub(crate) fn wal(bytes: &[u8]) {
 pub(crate) fn manifest(bytes: &[u8]) {
     let _ = vault::manifest::Manifest::parse(bytes);
 }
+
+/// Every reader of a dialect, and edits of what it read.
+pub(crate) fn dialect(bytes: &[u8]) {
+    etcdvault::dialect::fuzz(bytes);
+}

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::connection::RawConnection;
 use crate::config::keys::RawKeys;
 use crate::config::place::RawPlace;
+use crate::config::setup::WriteSettings;
 
 /// Backs up and restores etcd clusters, and proves what it did
 #[derive(Debug, Parser)]
@@ -20,9 +21,10 @@ use crate::config::place::RawPlace;
     etcdvault init /srv/etcd-vault --no-encryption\n  \
     etcdvault backup --vault /srv/etcd-vault --endpoints 10.0.0.11:2379\n  \
     etcdvault list --vault /srv/etcd-vault\n\n\
-    Settings come from flags, else from variables: a flag says which one in [env: …]. Where \
-    etcdctl has the same setting its variable is honoured too, after our own: \
-    ETCDVAULT_ENDPOINTS, then ETCDCTL_ENDPOINTS.\n\n\
+    Settings come from flags, else from variables, else from etcdvault.toml: a flag says which \
+    variable in [env: …]. Where etcdctl has the same setting its variable is honoured too, after \
+    our own: ETCDVAULT_ENDPOINTS, then ETCDCTL_ENDPOINTS. etcdvault config show prints what \
+    holds and why.\n\n\
     Exit codes: 0 done, 1 error, 2 usage, 3 partial or not proven, 10 no vault, 11 busy, \
     12 key, 20 corrupt, 30 etcd, 40 storage, 130 Ctrl-C, 143 SIGTERM."
 )]
@@ -42,6 +44,10 @@ pub(crate) struct Global {
     /// How to print the result; the same as --json with `json`
     #[arg(short = 'w', long, global = true, value_enum, value_name = "FORMAT")]
     pub(crate) write_out: Option<Format>,
+    /// The configuration [default: /etc/etcdvault/etcdvault.toml, else
+    /// ~/.config/etcdvault/etcdvault.toml] [env: ETCDVAULT_CONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// Print only results and errors: no progress, no notes; a proven backup says nothing
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
@@ -69,8 +75,14 @@ pub(crate) enum Command {
     Status(StatusArgs),
     #[command(subcommand)]
     Restore(RestoreCommand),
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    #[command(subcommand)]
+    State(super::state::StateCommand),
     Completions(CompletionsArgs),
     Man(ManArgs),
+    #[command(hide = true)]
+    NodeAgent(super::node_agent::NodeAgentArgs),
 }
 
 /// Create a vault in an empty directory or S3 prefix
@@ -129,6 +141,16 @@ pub(crate) struct BackupArgs {
     /// Attach a label to the backup
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     pub(crate) labels: Vec<(String, String)>,
+    /// Store the state of this node with the snapshot, as `etcdvault state save` does; a
+    /// node that cannot be saved holds nothing up (exit code 3)
+    #[arg(long = "node", value_name = "NAME", conflicts_with = "no_state")]
+    pub(crate) nodes: Vec<String>,
+    /// Store the snapshot alone
+    #[arg(long)]
+    pub(crate) no_state: bool,
+    /// Store private keys of nodes readable for everybody with access to the vault
+    #[arg(long)]
+    pub(crate) allow_unencrypted: bool,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
     #[command(flatten)]
@@ -224,13 +246,18 @@ pub(crate) enum LevelArg {
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     etcdvault export latest -o snapshot.db --vault /srv/etcd-vault\n  \
-    etcdvault export 01JD2Y6Q -o - | sha256sum")]
+    etcdvault export 01JD2Y6Q -o - | sha256sum\n  \
+    etcdvault export latest --object node-k1 -o - | tar -tv")]
 pub(crate) struct ExportArgs {
     #[command(flatten)]
     pub(crate) which: WhichArgs,
     /// A new file, or - for standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: PathBuf,
+    /// Another object of the backup: node-NAME is the archive of a node's state, a plain
+    /// tar file
+    #[arg(long, value_name = "ROLE")]
+    pub(crate) object: Option<String>,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
     #[command(flatten)]
@@ -421,7 +448,7 @@ pub(crate) struct WhichArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Vault")]
 pub(crate) struct VaultArgs {
-    /// A directory or s3://bucket/prefix [env: ETCDVAULT_VAULT]
+    /// A directory, s3://bucket/prefix, or a name in etcdvault.toml [env: ETCDVAULT_VAULT]
     #[arg(long, value_name = "VAULT")]
     pub(crate) vault: Option<String>,
     /// URL of a store that is not AWS [env: ETCDVAULT_S3_ENDPOINT_URL]
@@ -506,6 +533,11 @@ pub(crate) struct KeyArgs {
 }
 
 impl KeyArgs {
+    /// Whether a flag gives a passphrase.
+    pub(crate) fn has_passphrase(&self) -> bool {
+        self.passphrase_file.is_some() || self.passphrase_command.is_some()
+    }
+
     pub(crate) fn raw(&self) -> RawKeys {
         RawKeys {
             identity_file: self.identity_file.clone(),
@@ -520,12 +552,12 @@ impl KeyArgs {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Writing")]
 pub(crate) struct WriteArgs {
-    /// zstd level, 1 to 19
-    #[arg(long, default_value_t = 3, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19), env = "ETCDVAULT_COMPRESSION_LEVEL", hide_env_values = true)]
-    pub(crate) compression_level: i32,
+    /// zstd level, 1 to 19 [default: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=19), env = "ETCDVAULT_COMPRESSION_LEVEL", hide_env_values = true)]
+    compression_level: Option<i32>,
     /// Threads that compress [default: one for each processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), env = "ETCDVAULT_WORKERS", hide_env_values = true)]
-    pub(crate) workers: Option<u16>,
+    workers: Option<u16>,
     /// Where compressed output waits for a slow store, in a file without a name
     /// [default: TMPDIR, else /var/tmp]
     #[arg(
@@ -535,23 +567,74 @@ pub(crate) struct WriteArgs {
         env = "ETCDVAULT_SPOOL_DIR",
         hide_env_values = true
     )]
-    pub(crate) spool_dir: Option<PathBuf>,
-    /// The most MiB that may wait there before the backup is given up
+    spool_dir: Option<PathBuf>,
+    /// The most MiB that may wait there before the backup is given up [default: 4096]
     #[arg(
         long,
-        default_value_t = 4096,
         value_name = "MIB",
         hide_short_help = true,
         env = "ETCDVAULT_SPOOL_LIMIT",
         hide_env_values = true
     )]
-    pub(crate) spool_limit: u32,
+    spool_limit: Option<u32>,
+}
+
+impl WriteArgs {
+    pub(crate) fn raw(&self) -> WriteSettings {
+        WriteSettings {
+            compression_level: self.compression_level,
+            workers: self.workers,
+            spool_dir: self.spool_dir.clone(),
+            spool_limit: self.spool_limit,
+        }
+    }
+}
+
+/// Look at the configuration
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    Check(ConfigCheckArgs),
+    Show(Box<ConfigShowArgs>),
+}
+
+/// Check etcdvault.toml: every key, and every file that it names
+///
+/// Says what was looked at. Changes nothing, runs none of its commands and connects to
+/// nothing. Exit code 2 when something cannot work.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault config check\n  \
+    etcdvault config check ./etcdvault.toml --json")]
+pub(crate) struct ConfigCheckArgs {
+    /// The file [default: the one that commands use]
+    #[arg(value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+/// Print each setting that holds, and who says so
+///
+/// Flag, environment variable, line of etcdvault.toml, or default. Of passwords and keys
+/// only the source is shown.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault config show --cluster prod\n  \
+    etcdvault config show --json | jq -r '.vault[] | [.name, .value, .origin] | @tsv'")]
+pub(crate) struct ConfigShowArgs {
+    /// The cluster [default: the only one of the file] [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
 }
 
 /// The most bytes that a manifest takes.
 const MAX_LABEL: usize = 1_000;
 
-fn label(text: &str) -> Result<(String, String), String> {
+pub(crate) fn label(text: &str) -> Result<(String, String), String> {
     if crate::operation::vocabulary::printable(text) != text {
         return Err("a label holds no control characters".to_owned());
     }
@@ -573,6 +656,9 @@ fn label(text: &str) -> Result<(String, String), String> {
     etcdvault status --endpoints https://10.0.0.11:2379 --cacert ca.crt --cert c.crt --key c.key\n  \
     etcdvault status --json | jq '.members[].status.raft_index'")]
 pub(crate) struct StatusArgs {
+    /// The cluster, as etcdvault.toml names it [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
     #[command(flatten)]
     pub(crate) connection: ConnectionArgs,
 }
@@ -584,6 +670,18 @@ pub(crate) struct ConnectionArgs {
     /// Members to ask, comma-separated [default: 127.0.0.1:2379] [env: ETCDCTL_ENDPOINTS]
     #[arg(long, value_name = "URL,…")]
     endpoints: Option<String>,
+    /// Find the members by the SRV records of this domain: _etcd-client-ssl._tcp, then
+    /// _etcd-client._tcp [env: ETCDCTL_DISCOVERY_SRV]
+    #[arg(long, value_name = "DOMAIN")]
+    discovery_srv: Option<String>,
+    /// Suffix of the service in these records: _etcd-client-ssl-NAME._tcp
+    /// [env: ETCDCTL_DISCOVERY_SRV_NAME]
+    #[arg(long, value_name = "NAME")]
+    discovery_srv_name: Option<String>,
+    /// Name server to ask for these records, where those of /etc/resolv.conf do not know
+    /// them [env: ETCDVAULT_DISCOVERY_SRV_NAMESERVER]
+    #[arg(long, value_name = "IP[:PORT]", hide_short_help = true)]
+    discovery_srv_nameserver: Option<String>,
     /// CA that signed the members' certificates (PEM) [env: ETCDCTL_CACERT]
     #[arg(long, value_name = "FILE")]
     cacert: Option<PathBuf>,
@@ -611,6 +709,9 @@ impl ConnectionArgs {
     pub(crate) fn raw(&self) -> RawConnection {
         RawConnection {
             endpoints: self.endpoints.clone(),
+            discovery_srv: self.discovery_srv.clone(),
+            discovery_srv_name: self.discovery_srv_name.clone(),
+            discovery_srv_nameserver: self.discovery_srv_nameserver.clone(),
             cacert: self.cacert.clone(),
             cert: self.cert.clone(),
             key: self.key.clone(),

@@ -4,24 +4,29 @@ use super::args::{BackupArgs, ProofArg, StrategyArg};
 use super::exit_code::Exit;
 use super::human::{count, duration, of, printable, size};
 use super::output::Output;
-use super::settings::{labels, open_vault, write_options};
-use crate::config::{Env, connection, place};
+use super::settings::{labels, open_vault, reach, write_options};
+use crate::config::Setup;
 use crate::operation::Failure;
 use crate::operation::backup::{BackupOptions, BackupReport, Strategy, backup};
 use crate::operation::interrupt::Interrupt;
 use crate::operation::proof::{Policy, Verdict};
+use crate::operation::state::nodes;
+use crate::operation::state::roots::Places;
+use crate::operation::state::save::SaveOptions;
 use crate::operation::vocabulary::{Connector, Proof, ProofState, Reach};
 
 pub(crate) async fn run(
     args: BackupArgs,
     output: &Output,
-    env: &Env,
+    setup: &Setup,
     mut interrupt: Interrupt,
 ) -> Result<Exit, Failure> {
-    let settings = connection::resolve(&args.connection.raw(), env)?;
-    let cluster = place::cluster(args.cluster.as_deref(), env)?;
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let connection = choice.connection(&args.connection.raw()).await?;
+    let cluster = choice.backup_name(&connection);
+    let settings = interrupt.or("no backup was stored", reach(connection, output)).await??;
     let connector = Connector::new(&settings)?;
-    let opening = open_vault(&args.vault, Some(&args.keys), env, output);
+    let opening = open_vault(&args.vault, Some(&args.keys), &choice, output);
     let repository = interrupt.or("no backup was stored", opening).await??;
     let options = BackupOptions {
         cluster,
@@ -37,21 +42,49 @@ pub(crate) async fn run(
             ProofArg::None => Policy::None,
         },
         labels: labels(&args.labels),
-        write: write_options(&args.write),
+        nodes: if args.no_state || args.nodes.is_empty() {
+            None
+        } else {
+            let save = SaveOptions {
+                extra: Vec::new(),
+                places: Places::default(),
+                allow_unencrypted: args.allow_unencrypted,
+                data: false,
+                write: write_options(&args.write, &args.vault, &choice),
+            };
+            Some((nodes::named(&args.nodes)?, save))
+        },
+        write: write_options(&args.write, &args.vault, &choice),
     };
     let events = output.events();
     let report =
         backup(&repository, &connector, &settings, &options, &events, &mut interrupt).await?;
-    let exit = exit(&report.proof);
+    Ok(tell(&report, output))
+}
+
+/// Prints what a backup did, and says how the command ends.
+pub(super) fn tell(report: &BackupReport, output: &Output) -> Exit {
+    let missing = report.state.as_ref().map_or(&[][..], |state| &state.missing);
+    let exit = match exit(&report.proof) {
+        Exit::Ok if !missing.is_empty() => Exit::Partial,
+        exit => exit,
+    };
     // From cron a backup that is proven says nothing, and any other one all.
     if exit != Exit::Ok || output.is_json() || !output.is_quiet() {
-        output.result(&report, || text(&report));
+        output.result(report, || text(report));
     }
     for reason in &report.proof.reasons {
         let line = format!("  {}", printable(reason));
         if exit == Exit::Ok { output.note(&line) } else { output.complaint(&line) }
     }
-    Ok(exit)
+    for node in missing {
+        output.complaint(&format!(
+            "  the state of {} was not stored: {}",
+            printable(&node.node),
+            printable(&node.why)
+        ));
+    }
+    exit
 }
 
 fn exit(proof: &Proof) -> Exit {
@@ -72,8 +105,12 @@ fn text(report: &BackupReport) -> String {
         ProofState::Mismatch => "DIFFERENT from what the cluster holds".to_owned(),
         ProofState::NotProven | ProofState::Unknown => "not proven".to_owned(),
     };
+    let nodes = match &report.state {
+        Some(state) => format!("  {}", super::human::plural(state.nodes.len(), "node")),
+        None => String::new(),
+    };
     format!(
-        "{}  {}  revision {}  {} → {}  {proof}  {}\n",
+        "{}  {}  revision {}  {} → {}  {proof}{nodes}  {}\n",
         report.id,
         report.cluster,
         count(report.revision),

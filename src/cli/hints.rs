@@ -47,6 +47,7 @@ impl From<SettingError> for Failure {
     fn from(error: SettingError) -> Self {
         let kind = if error.is_key { FailureKind::Key } else { FailureKind::Usage };
         let mut failure = Self::new(kind, error.what);
+        failure.details = error.details;
         failure.hint = error.hint;
         failure
     }

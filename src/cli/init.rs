@@ -4,12 +4,13 @@ use super::args::InitArgs;
 use super::exit_code::Exit;
 use super::human::{plural, printable};
 use super::output::Output;
-use crate::config::{Env, keys, place};
+use crate::config::place::RawPlace;
+use crate::config::{Choice, Setup};
 use crate::operation::vaults::{self, InitReport};
 use crate::operation::vocabulary::{EncryptionChoice, WORK_FACTOR, parse_recipients};
 use crate::operation::{Failure, FailureKind};
 
-pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
+pub(crate) async fn run(args: InitArgs, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
     let mut raw = args.vault.raw();
     if let (Some(positional), Some(flag)) = (&args.place, &raw.vault)
         && positional != flag
@@ -20,8 +21,9 @@ pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Ex
         ));
     }
     raw.vault = args.place.clone().or(raw.vault);
-    let place = place::resolve(&raw, env)?;
-    let encryption = encryption(&args, env).await?;
+    let choice = setup.choose(None)?;
+    let place = choice.place(&raw)?;
+    let encryption = encryption(&args, &raw, &choice).await?;
     let readable = matches!(encryption, EncryptionChoice::None);
     let report = output.waiting("making the vault", vaults::init(&place, encryption)).await?;
     if readable {
@@ -34,19 +36,28 @@ pub(crate) async fn run(args: InitArgs, output: &Output, env: &Env) -> Result<Ex
     Ok(Exit::Ok)
 }
 
-async fn encryption(args: &InitArgs, env: &Env) -> Result<EncryptionChoice, Failure> {
+async fn encryption(
+    args: &InitArgs,
+    place: &RawPlace,
+    choice: &Choice<'_>,
+) -> Result<EncryptionChoice, Failure> {
     if args.no_encryption {
         return Ok(EncryptionChoice::None);
     }
-    if !args.recipients.is_empty() {
-        let recipients = parse_recipients(&args.recipients).map_err(|error| {
+    let named = match args.recipients.is_empty() {
+        // A passphrase that is given goes before what the configuration says.
+        true if !args.keys.has_passphrase() => choice.recipients(place),
+        _ => args.recipients.clone(),
+    };
+    if !named.is_empty() {
+        let recipients = parse_recipients(&named).map_err(|error| {
             Failure::new(FailureKind::Key, error.to_string())
                 .hint("age-keygen -o identity.txt makes a pair and prints the public key, age1…")
         })?;
         return Ok(EncryptionChoice::Recipients(recipients));
     }
     if let Some(passphrase) =
-        keys::passphrase(&args.keys.raw(), env).await.map_err(Failure::of_key)?
+        choice.passphrase(place, &args.keys.raw()).await.map_err(Failure::of_key)?
     {
         return Ok(EncryptionChoice::Passphrase { passphrase, work_factor: WORK_FACTOR });
     }

@@ -6,14 +6,19 @@ use super::args::InspectArgs;
 use super::exit_code::Exit;
 use super::human::{count, plural, printable, size};
 use super::output::Output;
-use super::settings::{open_vault, read_options};
-use crate::config::{Env, place};
+use super::settings::{find_holding, open_vault, read_options};
+use crate::config::Setup;
+use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::find;
 use crate::operation::inspect::{self, InspectReport};
 use crate::operation::vocabulary::{Inspection, Trailer};
 use crate::operation::{Failure, FailureKind};
 
-pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
+pub(crate) async fn run(
+    args: InspectArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
     let path = Path::new(&args.what);
     let events = output.events();
     let report = if path.symlink_metadata().is_ok() {
@@ -28,9 +33,9 @@ pub(crate) async fn run(args: InspectArgs, output: &Output, env: &Env) -> Result
             return Err(Failure::new(FailureKind::Usage, what)
                 .hint("a file, a data directory, or a backup by id, latest or time"));
         };
-        let cluster = place::cluster(args.cluster.as_deref(), env)?;
-        let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
-        let backup = find::find(&repository, cluster.as_ref(), named).await?;
+        let choice = setup.choose(args.cluster.as_deref())?;
+        let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
+        let backup = find_holding(&repository, &choice, named, SNAPSHOT_ROLE).await?;
         inspect::backup(&repository, &backup, args.revision, &read_options(), &events).await?
     };
     output.result(&report, || text(&report));

@@ -7,17 +7,19 @@ use super::exit_code::Exit;
 use super::human::{age, count, of, printable, size, time_both, time_utc};
 use super::inspect::{Lines, content_lines};
 use super::output::Output;
-use super::settings::open_vault;
+use super::settings::{find_backup, open_vault};
 use super::table::{Align, Table};
-use crate::config::{Env, place};
+use crate::config::Setup;
 use crate::operation::Failure;
+use crate::operation::content::TimeSource;
 use crate::operation::find::{self, ListReport, ListedBackup, ShowReport};
 use crate::operation::proof::Verdict;
 use crate::operation::vocabulary::{ObjectEncryption, ProofState};
 
-pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
-    let cluster = place::cluster(args.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env, output).await?;
+pub(crate) async fn run(args: ListArgs, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let cluster = choice.named().cloned();
+    let repository = open_vault(&args.vault, None, &choice, output).await?;
     let of_cluster = cluster.as_ref().map_or_else(String::new, |name| format!(" of {name}"));
     let report = output.waiting("reading manifests", find::list(&repository, cluster)).await?;
     output.result(&report, || {
@@ -37,7 +39,9 @@ pub(crate) async fn run(args: ListArgs, output: &Output, env: &Env) -> Result<Ex
 }
 
 fn table(report: &ListReport, width: Option<usize>) -> String {
-    let mut table = Table::new(&[
+    // Only where it says anything.
+    let with_nodes = report.backups.iter().any(|backup| !backup.nodes.is_empty());
+    let mut columns = vec![
         ("BACKUP", Align::Left, 0),
         ("CLUSTER", Align::Left, 3),
         ("TAKEN (UTC)", Align::Left, 0),
@@ -47,10 +51,14 @@ fn table(report: &ListReport, width: Option<usize>) -> String {
         ("STORED", Align::Right, 4),
         ("ETCD", Align::Left, 5),
         ("PROVEN", Align::Left, 0),
-    ]);
+    ];
+    if with_nodes {
+        columns.push(("NODES", Align::Left, 1));
+    }
+    let mut table = Table::new(&columns);
     let now = Utc::now();
     for backup in &report.backups {
-        table.row(vec![
+        let mut row = vec![
             backup.short_id.clone(),
             backup.cluster.clone(),
             time_utc(backup.taken),
@@ -60,7 +68,11 @@ fn table(report: &ListReport, width: Option<usize>) -> String {
             size(backup.stored_size),
             backup.etcd_version.as_deref().map_or_else(|| "-".to_owned(), printable),
             proof(backup),
-        ]);
+        ];
+        if with_nodes {
+            row.push(if backup.nodes.is_empty() { "-".to_owned() } else { backup.nodes.join(",") });
+        }
+        table.row(row);
     }
     table.render(width)
 }
@@ -75,10 +87,10 @@ fn proof(backup: &ListedBackup) -> String {
     }
 }
 
-pub(crate) async fn show(args: ShowArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
-    let cluster = place::cluster(args.which.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, None, env, output).await?;
-    let backup = find::find(&repository, cluster.as_ref(), &args.which.backup).await?;
+pub(crate) async fn show(args: ShowArgs, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+    let choice = setup.choose(args.which.cluster.as_deref())?;
+    let repository = open_vault(&args.vault, None, &choice, output).await?;
+    let backup = find_backup(&repository, &choice, &args.which.backup).await?;
     let report = find::show(&repository, &backup).await?;
     output.result(&report, || details(&report));
     for problem in &report.receipt_problems {
@@ -96,9 +108,14 @@ fn details(report: &ShowReport) -> String {
     let mut lines = Lines::default();
     lines.add("backup", &backup.id);
     lines.add("cluster", format!("{}, lineage {}", backup.cluster, backup.lineage));
-    lines.add("taken", time_both(backup.taken));
-    if let Some(content) = &report.content {
-        let origin = &content.origin;
+    let origin = report.content.as_ref().map(|content| &content.origin);
+    let known = match origin.and_then(|origin| origin.time_source) {
+        Some(TimeSource::ModificationTime) => ", as the file's modification time says",
+        Some(TimeSource::ImportTime) => ", when it was imported: its own time is not known",
+        None => "",
+    };
+    lines.add("taken", format!("{}{known}", time_both(backup.taken)));
+    if let Some(origin) = origin {
         let mut from = match &origin.member {
             Some(member) => format!("{member} at {}", origin.place),
             None => origin.place.clone(),

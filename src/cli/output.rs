@@ -12,6 +12,7 @@ use super::human::printable;
 use super::progress::Progress;
 use crate::event::Events;
 use crate::operation::Failure;
+use crate::operation::vocabulary::{Proof, ProofState};
 
 /// How to print, decided once.
 #[derive(Debug)]
@@ -82,6 +83,11 @@ impl Output {
         to_stdout(text);
     }
 
+    /// Bytes of the result, as they are.
+    pub(crate) fn bytes(&self, bytes: &[u8]) {
+        to_stdout_bytes(bytes);
+    }
+
     /// A line on stderr, unless JSON or quiet was asked for.
     pub(crate) fn note(&self, line: &str) {
         if !self.json && !self.quiet {
@@ -93,6 +99,21 @@ impl Output {
     pub(crate) fn complaint(&self, line: &str) {
         if !self.json {
             self.say(line);
+        }
+    }
+
+    /// Repeats what a backup says of itself, where that is no praise: whoever uses it is
+    /// to know.
+    pub(crate) fn mark(&self, id: &str, proof: &Proof) {
+        let reasons = printable(&proof.reasons.join("; "));
+        match proof.state {
+            ProofState::Mismatch => self.complaint(&format!(
+                "warning: backup {id} DIFFERS from what the cluster held: {reasons}"
+            )),
+            ProofState::NotProven => {
+                self.note(&format!("warning: backup {id} is not proven: {reasons}"));
+            }
+            ProofState::Proven | ProofState::Unknown => {}
         }
     }
 
@@ -161,8 +182,12 @@ pub(crate) fn result_was_lost() -> bool {
 
 /// A reader that went away (`| head`) is no error of ours; what was done stays done.
 fn to_stdout(text: &str) {
+    to_stdout_bytes(text.as_bytes());
+}
+
+fn to_stdout_bytes(bytes: &[u8]) {
     let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Err(error)
             if error.kind() != std::io::ErrorKind::BrokenPipe
                 && !LOST.swap(true, Ordering::Relaxed) =>

@@ -7,24 +7,23 @@ use super::args::RestoreDataDirArgs;
 use super::exit_code::Exit;
 use super::human::{count, duration, printable, size};
 use super::output::Output;
-use super::settings::open_vault;
+use super::settings::{find_holding, open_vault};
 use super::table::{Align, Table};
-use crate::config::{Env, owner, place};
+use crate::config::{Setup, owner};
+use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::find;
 use crate::operation::interrupt::Interrupt;
 use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
-use crate::operation::vocabulary::{
-    Proof, ProofState, RestoreOptions as Options, RestoreTarget as Target,
-};
+use crate::operation::vocabulary::{RestoreOptions as Options, RestoreTarget as Target};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn data_dir(
     args: RestoreDataDirArgs,
     output: &Output,
-    env: &Env,
+    setup: &Setup,
     interrupt: &mut Interrupt,
 ) -> Result<Exit, Failure> {
-    let options = options(&args)?;
+    let mut options = options(&args)?;
     let events = output.events();
     let report = if args.source == "-" {
         if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
@@ -36,10 +35,13 @@ pub(crate) async fn data_dir(
         }
         restore_data_dir(Source::Stdin, options, &events, interrupt).await?
     } else if let Some(name) = backup_name(&args.source) {
-        let cluster = place::cluster(args.cluster.as_deref(), env)?;
+        let choice = setup.choose(args.cluster.as_deref())?;
+        if let (None, Some(text)) = (&args.owner, choice.owner()) {
+            options.owner = Some(owner::resolve(text)?);
+        }
         let found = async {
-            let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
-            let backup = find::find(&repository, cluster.as_ref(), name).await?;
+            let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
+            let backup = find_holding(&repository, &choice, name, SNAPSHOT_ROLE).await?;
             Ok::<_, Failure>((repository, backup))
         };
         let (repository, backup) = interrupt
@@ -53,11 +55,8 @@ pub(crate) async fn data_dir(
         restore_data_dir(source, options, &events, interrupt).await?
     };
     output.result(&report, || text(&report));
-    if let Some(Proof { state: ProofState::Mismatch, reasons }) = &report.proof {
-        output.complaint(&format!(
-            "warning: this backup DIFFERS from what the cluster held: {}",
-            printable(&reasons.join("; "))
-        ));
+    if let Some(proof) = &report.proof {
+        output.mark(&report.source, proof);
     }
     output.note(&next(&args, &report));
     Ok(Exit::Ok)

@@ -3,35 +3,95 @@
 use std::collections::BTreeMap;
 
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
+use super::human::printable;
 use super::output::Output;
-use crate::config::{Env, keys, place};
+use crate::config::Choice;
+use crate::config::connection::Connection;
+use crate::config::setup::WriteSettings;
+use crate::operation::endpoints::endpoints;
+use crate::operation::find;
 use crate::operation::inspect::scratch_dir;
-use crate::operation::vocabulary::{ReadOptions, Repository, Spool, WriteOptions};
+use crate::operation::vocabulary::{
+    Backup, ReadOptions, Repository, Selector, Spool, WriteOptions,
+};
 use crate::operation::{Failure, vaults};
+use crate::types::ConnectionSettings;
 
 /// Opens the vault, unlocked with whatever key was given.
 pub(crate) async fn open_vault(
     vault: &VaultArgs,
     keys: Option<&KeyArgs>,
-    env: &Env,
+    choice: &Choice<'_>,
     output: &Output,
 ) -> Result<Repository, Failure> {
-    let place = place::resolve(&vault.raw(), env)?;
+    let raw = vault.raw();
+    let place = choice.place(&raw)?;
     let identities = match keys {
-        Some(keys) => keys::resolve(&keys.raw(), env).await.map_err(Failure::of_key)?,
+        Some(keys) => choice.identities(&raw, &keys.raw()).await.map_err(Failure::of_key)?,
         None => None,
     };
     output.waiting("opening the vault", vaults::open(&place, identities)).await
 }
 
+/// How the members are reached; where DNS names them it is asked, and what should be
+/// known of the answer is said.
+pub(crate) async fn reach(
+    connection: Connection,
+    output: &Output,
+) -> Result<ConnectionSettings, Failure> {
+    let (settings, notes) = if connection.discovery.is_some() {
+        output.waiting("asking for SRV records", endpoints(connection)).await?
+    } else {
+        endpoints(connection).await?
+    };
+    for note in notes {
+        output.complaint(&printable(&note));
+    }
+    Ok(settings)
+}
+
+/// The backup that `text` names. In a vault of several clusters `latest` is of the one
+/// that is meant; an id is looked for in all, unless a cluster was named.
+pub(crate) async fn find_backup(
+    repository: &Repository,
+    choice: &Choice<'_>,
+    text: &str,
+) -> Result<Backup, Failure> {
+    let meant = match find::selector(text)? {
+        Selector::Id(_) => choice.named(),
+        _ => choice.meant(),
+    };
+    find::find(repository, meant, text).await
+}
+
+/// The same among the backups that hold an object with this role.
+pub(crate) async fn find_holding(
+    repository: &Repository,
+    choice: &Choice<'_>,
+    text: &str,
+    role: &str,
+) -> Result<Backup, Failure> {
+    let meant = match find::selector(text)? {
+        Selector::Id(_) => choice.named(),
+        _ => choice.meant(),
+    };
+    find::find_object(repository, meant, text, role).await
+}
+
 /// How objects are written.
-pub(crate) fn write_options(args: &WriteArgs) -> WriteOptions {
+pub(crate) fn write_options(
+    args: &WriteArgs,
+    vault: &VaultArgs,
+    choice: &Choice<'_>,
+) -> WriteOptions {
+    let settings = choice.write(&vault.raw(), args.raw());
+    let limit = settings.spool_limit.unwrap_or(WriteSettings::SPOOL_LIMIT);
     WriteOptions {
-        level: args.compression_level,
-        workers: args.workers.map_or_else(default_workers, usize::from),
+        level: settings.compression_level.unwrap_or(WriteSettings::COMPRESSION_LEVEL),
+        workers: settings.workers.map_or_else(default_workers, usize::from),
         spool: Some(Spool {
-            directory: args.spool_dir.clone().unwrap_or_else(scratch_dir),
-            limit: u64::from(args.spool_limit) << 20,
+            directory: settings.spool_dir.unwrap_or_else(scratch_dir),
+            limit: u64::from(limit) << 20,
         }),
         ..WriteOptions::default()
     }

@@ -4,14 +4,16 @@ use super::args::StatusArgs;
 use super::exit_code::Exit;
 use super::human::{count, printable, size};
 use super::output::Output;
+use super::settings::reach;
 use super::table::{Align, Table};
-use crate::config::{Env, connection};
+use crate::config::Setup;
 use crate::operation::Failure;
 use crate::operation::status::{MemberRow, StatusReport, status};
 use crate::operation::vocabulary::Connector;
 
-pub(crate) async fn run(args: StatusArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
-    let settings = connection::resolve(&args.connection.raw(), env)?;
+pub(crate) async fn run(args: StatusArgs, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let settings = reach(choice.connection(&args.connection.raw()).await?, output).await?;
     let connector = Connector::new(&settings)?;
     let report = output.waiting("asking the members", status(&connector, &settings)).await?;
     output.result(&report, || text(&report, output.width()));

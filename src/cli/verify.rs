@@ -6,8 +6,8 @@ use super::args::{LevelArg, VerifyArgs};
 use super::exit_code::Exit;
 use super::human::{count, duration, printable, size};
 use super::output::Output;
-use super::settings::{open_vault, read_options};
-use crate::config::{Env, place};
+use super::settings::{find_backup, open_vault, read_options};
+use crate::config::Setup;
 use crate::operation::find;
 use crate::operation::verify::{Level, Verified, verify};
 use crate::operation::{Failure, FailureKind};
@@ -27,9 +27,9 @@ struct Unread {
     reason: String,
 }
 
-pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<Exit, Failure> {
-    let cluster = place::cluster(args.cluster.as_deref(), env)?;
-    let repository = open_vault(&args.vault, Some(&args.keys), env, output).await?;
+pub(crate) async fn run(args: VerifyArgs, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
     let level = match args.level {
         LevelArg::Manifest => Level::Manifest,
         LevelArg::Stored => Level::Stored,
@@ -38,12 +38,12 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
     let mut report = Report { verified: Vec::new(), corrupt: Vec::new(), unread: Vec::new() };
     let mut backups = Vec::new();
     if args.all {
-        let (all, corrupt) = find::all(&repository, cluster).await?;
+        let (all, corrupt) = find::all(&repository, choice.named().cloned()).await?;
         backups = all;
         report.corrupt = corrupt;
     } else {
         for text in &args.backups {
-            backups.push(find::find(&repository, cluster.as_ref(), text).await?);
+            backups.push(find_backup(&repository, &choice, text).await?);
         }
     }
     if !output.is_json() {
@@ -74,6 +74,7 @@ pub(crate) async fn run(args: VerifyArgs, output: &Output, env: &Env) -> Result<
         if !output.is_json() {
             output.text(&line(&verified));
         }
+        output.mark(&verified.id, &verified.proof);
         if let Some(error) = &verified.receipt_error {
             output.note(&format!("  no receipt was written: {}", printable(error)));
         }

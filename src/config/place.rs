@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use vault::layout::ClusterName;
 use vault::store::s3::{OPTIONS, S3Config};
 
+use super::model::VaultConfig;
+use super::origin::Origin;
 use super::{Env, SettingError};
 
 /// What was given on the command line.
@@ -27,37 +29,19 @@ pub enum Place {
 
 const HINT: &str = "name it with --vault or ETCDVAULT_VAULT: a directory, or s3://bucket/prefix";
 
-/// Resolves `raw` with the environment.
-pub fn resolve(raw: &RawPlace, env: &Env) -> Result<Place, SettingError> {
-    let text = raw
-        .vault
-        .clone()
-        .or_else(|| env.own("VAULT"))
-        .ok_or_else(|| SettingError::new("no vault is given").hint(HINT))?;
+/// Reads a location: a directory, or `s3://bucket/prefix` without options.
+pub fn location(text: &str) -> Result<Place, SettingError> {
     if text.starts_with("s3://") {
-        let wrong = |error: vault::store::s3::ConfigError| SettingError::new(error.to_string());
-        let mut config = S3Config::from_url(&text).map_err(|error| wrong(error).hint(HINT))?;
-        for &(name, _) in OPTIONS {
-            let given = raw.s3.iter().find(|(option, _)| *option == name);
-            let variable = format!("S3_{}", name.to_uppercase().replace('-', "_"));
-            if let Some(value) =
-                given.map(|(_, value)| value.clone()).or_else(|| env.own(&variable))
-            {
-                config.set(name, &value).map_err(wrong)?;
-            }
-        }
+        let config = S3Config::from_url(text)
+            .map_err(|error| SettingError::new(error.to_string()).hint(HINT))?;
         return Ok(Place::S3(Box::new(config)));
-    }
-    if let Some((name, _)) = raw.s3.first() {
-        return Err(SettingError::new(format!("--s3-{name} is given, but the vault is not on S3"))
-            .hint("a vault on S3 is named s3://bucket/prefix"));
     }
     let path = match text.split_once("://") {
         Some(("file", path)) => path,
         Some((scheme, _)) => {
             return Err(SettingError::new(format!("a vault cannot be on {scheme}://")).hint(HINT));
         }
-        None => &text,
+        None => text,
     };
     if path.is_empty() {
         return Err(SettingError::new("the vault's path is empty").hint(HINT));
@@ -65,17 +49,57 @@ pub fn resolve(raw: &RawPlace, env: &Env) -> Result<Place, SettingError> {
     Ok(Place::Directory(PathBuf::from(path)))
 }
 
-/// The cluster's name from `--cluster` or `ETCDVAULT_CLUSTER`.
-pub fn cluster(given: Option<&str>, env: &Env) -> Result<Option<ClusterName>, SettingError> {
-    given
-        .map(str::to_owned)
-        .or_else(|| env.own("CLUSTER"))
-        .map(|name| {
-            ClusterName::new(name).map_err(|error| {
-                SettingError::new(error.to_string()).hint("--cluster prod, for example")
-            })
-        })
-        .transpose()
+/// No vault is named anywhere.
+pub(super) fn missing() -> SettingError {
+    SettingError::new("no vault is given").hint(HINT)
+}
+
+/// Resolves `location` with the options of the store: flag, variable, then those of the
+/// configuration.
+pub(super) fn resolve(
+    text: &str,
+    raw: &RawPlace,
+    env: &Env,
+    file: Option<&VaultConfig>,
+) -> Result<Place, SettingError> {
+    let mut place = location(text)?;
+    match &mut place {
+        Place::S3(config) => {
+            for &(name, _) in OPTIONS {
+                let value = option(name, raw, env).map(|(_, value)| value);
+                let value = value.or_else(|| file?.s3.get(name).cloned());
+                if let Some(value) = value {
+                    config
+                        .set(name, &value)
+                        .map_err(|error| SettingError::new(error.to_string()))?;
+                }
+            }
+        }
+        Place::Directory(_) => {
+            if let Some((name, _)) = raw.s3.first() {
+                let what = format!("--s3-{name} is given, but the vault is not on S3");
+                return Err(
+                    SettingError::new(what).hint("a vault on S3 is named s3://bucket/prefix")
+                );
+            }
+        }
+    }
+    Ok(place)
+}
+
+/// An option of the store from flag or variable.
+pub(super) fn option(name: &str, raw: &RawPlace, env: &Env) -> Option<(Origin, String)> {
+    if let Some((_, value)) = raw.s3.iter().find(|(option, _)| *option == name) {
+        return Some((Origin::Flag(format!("--s3-{name}")), value.clone()));
+    }
+    let variable = format!("ETCDVAULT_S3_{}", name.to_uppercase().replace('-', "_"));
+    env.get(&variable).map(|value| (Origin::Environment(variable), value))
+}
+
+/// A cluster's name.
+pub(super) fn cluster(name: &str) -> Result<ClusterName, SettingError> {
+    ClusterName::new(name)
+        .map_err(|error| SettingError::new(error.to_string()).hint("--cluster prod, for example"))
 }
 
 #[cfg(test)]
@@ -84,28 +108,25 @@ mod tests {
 
     #[test]
     fn directories_and_buckets() {
-        let env = Env::new(|name| match name {
-            "ETCDVAULT_VAULT" => Some("/srv/vault".into()),
-            "ETCDVAULT_S3_REGION" => Some("eu-central-1".into()),
-            _ => None,
-        });
-        let resolve = |vault: Option<&str>| {
-            resolve(&RawPlace { vault: vault.map(str::to_owned), s3: vec![] }, &env)
-        };
-        assert!(matches!(resolve(None), Ok(Place::Directory(p)) if p.as_os_str() == "/srv/vault"));
+        let env =
+            Env::new(|name| (name == "ETCDVAULT_S3_REGION").then(|| "eu-central-1".to_owned()));
+        let resolve = |text: &str, file| resolve(text, &RawPlace::default(), &env, file);
+        assert!(matches!(resolve("/a", None), Ok(Place::Directory(p)) if p.as_os_str() == "/a"));
         assert!(
-            matches!(resolve(Some("file:///a")), Ok(Place::Directory(p)) if p.as_os_str() == "/a")
+            matches!(resolve("file:///a", None), Ok(Place::Directory(p)) if p.as_os_str() == "/a")
         );
-        let Ok(Place::S3(config)) = resolve(Some("s3://backups/prod")) else { panic!() };
-        assert_eq!(config.region.as_deref(), Some("eu-central-1"));
-        for bad in ["gs://x/y", "s3://", "file://"] {
-            assert!(resolve(Some(bad)).is_err(), "{bad}");
+        let s3 = [("region", "us-east-1".to_owned()), ("checksum", "none".to_owned())];
+        let file = VaultConfig { s3: s3.into_iter().collect(), ..Default::default() };
+        let Ok(Place::S3(config)) = resolve("s3://backups/prod", Some(&file)) else { panic!() };
+        assert_eq!(config.region.as_deref(), Some("eu-central-1"), "the variable beats the file");
+        for bad in ["gs://x/y", "s3://", "file://", ""] {
+            assert!(resolve(bad, None).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn s3_options_do_not_fit_a_directory() {
-        let raw = RawPlace { vault: Some("/v".into()), s3: vec![("region", "x".into())] };
-        assert!(resolve(&raw, &Env::new(|_| None)).is_err());
+        let raw = RawPlace { vault: None, s3: vec![("region", "x".into())] };
+        assert!(resolve("/v", &raw, &Env::new(|_| None), None).is_err());
     }
 }

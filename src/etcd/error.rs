@@ -49,6 +49,14 @@ pub enum EtcdErrorKind {
     Refused,
 }
 
+impl EtcdErrorKind {
+    /// Whether a user, a password or a right is missing or wrong: ours to mend, while
+    /// the member is there and well.
+    pub fn is_of_key(self) -> bool {
+        matches!(self, Self::AuthRequired | Self::WrongPassword | Self::PermissionDenied)
+    }
+}
+
 /// A failed act on one member.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{endpoint}: {act}: {detail}")]

@@ -211,6 +211,10 @@ pub struct TreeSpec {
     pub roots: Vec<PathBuf>,
     /// Absolute paths that are left out with everything below them.
     pub exclude: Vec<PathBuf>,
+    /// Names in the stream begin below this directory, which is or holds every
+    /// root; `None` is `/`. With it a data directory can be unpacked in a new place.
+    #[serde(default)]
+    pub base: Option<PathBuf>,
 }
 
 /// A systemd unit.

@@ -3,34 +3,39 @@
 //! live members are asked for HashKV; the manifest is written last.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use futures_util::future::FusedFuture as _;
 use serde::Serialize;
-use tokio::sync::mpsc;
 use vault::layout::{BackupId, ClusterName, Kind, LineageName, Place, Role};
 use vault::manifest::{Manifest, ObjectRecord, Proof, ProofState};
 use vault::repository::{
     Lineage, NewObject, ObjectWriter, Repository, WriteOptions, WrittenObject,
 };
-use vault::store::SizeHint;
+use vault::store::{Key, SizeHint};
 
 use super::content::{self, Origin, SnapshotContent};
 use super::failure::{Failure, FailureKind, chain, etcd_hint};
+use super::feed::ScanFeed;
+use super::inspect::{scan_failure, spilling_options};
 use super::interrupt::Interrupt;
 use super::proof::{self, MemberProof, Policy, Verdict};
+use super::state;
+use super::state::describe::{ClusterSeen, StateContent};
+use super::state::save::{Goal, SaveOptions};
 use super::status::nobody_answers;
 use super::vaults::{self, storage_failure};
-use crate::datadir::hash::{Digests, Scan, ScanError, ScanOptions, StreamScan};
+use crate::datadir::hash::{Digests, Scan, ScanError, ScanOptions};
 use crate::etcd::cluster::{ClusterView, Reach, Row, observe};
 use crate::etcd::v2::V2Keys;
-use crate::etcd::{ConnectionSettings, Connector, EtcdError, MemberClient, MemberStatus};
+use crate::etcd::{
+    ConnectionSettings, Connector, EtcdError, EtcdErrorKind, MemberClient, MemberStatus,
+};
 use crate::event::Events;
+use crate::node::Node;
 use crate::types::HexId;
 
 /// Which member gives the snapshot.
@@ -59,6 +64,8 @@ pub struct BackupOptions {
     pub proof: Policy,
     /// Whatever the user attaches.
     pub labels: BTreeMap<String, String>,
+    /// Nodes whose state is stored with the snapshot, and how.
+    pub nodes: Option<(Vec<Arc<dyn Node>>, SaveOptions)>,
     /// How it is written.
     pub write: WriteOptions,
 }
@@ -88,6 +95,9 @@ pub struct BackupReport {
     pub manifest: String,
     /// The longest that output waited in the spool, in bytes.
     pub spooled: u64,
+    /// The states of nodes that were stored with it, and those that could not be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state: Option<StateContent>,
     /// How long it took.
     pub seconds: f64,
 }
@@ -96,13 +106,13 @@ pub struct BackupReport {
 const LAG_LIMIT: u64 = 1_000;
 /// So many members are tried.
 const MAX_SOURCES: usize = 3;
-/// Chunks of about 1 MB on their way to the scan.
-const SCAN_QUEUE: usize = 4;
 /// What a manifest takes of reasons and of their bytes, with some room left.
 const MAX_REASONS: usize = 90;
 const MAX_REASON: usize = 900;
 /// Bound on giving up an object that was begun.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bound on removing an object that stands already.
+const TAKE_BACK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Makes a backup.
 pub async fn backup(
@@ -117,6 +127,9 @@ pub async fn backup(
     let started = Utc::now();
     let named = options.cluster.as_ref().map_or("the cluster", ClusterName::as_str);
     let what = format!("backup of {named} was not stored");
+    if let Some((_, save)) = &options.nodes {
+        state::save::check_encryption(repository, save.allow_unencrypted, &what, events)?;
+    }
     let looking = async {
         tokio::join!(observe(connector, settings, options.reach), vaults::sweep(repository))
     };
@@ -170,6 +183,15 @@ struct Unusable {
 impl Unusable {
     fn after(error: EtcdError, received: u64) -> Self {
         Self { detail: format!("{}: {}", error.act, error.detail), etcd: Some(error), received }
+    }
+
+    /// Whether it sent a part of a snapshot and then ended or broke.
+    fn broke_off(&self) -> bool {
+        self.received > 0
+            && self
+                .etcd
+                .as_ref()
+                .is_none_or(|error| error.kind != EtcdErrorKind::Timeout && !error.kind.is_of_key())
     }
 }
 
@@ -333,9 +355,7 @@ impl Attempt<'_> {
             .map_err(|failure| self.ended(failure))?
             .map_err(|error| self.storage(error))?;
 
-        let (to_scan, from_stream) = mpsc::channel(SCAN_QUEUE);
-        let spill = self.options.write.spool.as_ref().map(|spool| spool.directory.clone());
-        let scanning = tokio::task::spawn_blocking(move || scan(from_stream, spill));
+        let feed = ScanFeed::begin(self.scan_options());
         let pumped = loop {
             let chunk = match interrupt.or(&self.what(), stream.next()).await {
                 Ok(Ok(Some(chunk))) => chunk,
@@ -345,33 +365,31 @@ impl Attempt<'_> {
                 }
                 Err(failure) => break Err(self.ended(failure)),
             };
-            if to_scan.is_closed() {
-                // The scan ends early only with an error, which its result tells.
-                break Ok(());
-            }
             let taking = async {
-                let _ = to_scan.send(chunk.clone()).await;
-                writer.write(chunk).await
+                let goes_on = feed.take(chunk.clone()).await;
+                writer.write(chunk).await.map(|()| goes_on)
             };
             match interrupt.or(&self.what(), taking).await {
-                Ok(Ok(())) => {}
+                Ok(Ok(true)) => {}
+                Ok(Ok(false)) => break Ok(()),
                 Ok(Err(error)) => break Err(self.storage(error)),
                 Err(failure) => break Err(self.ended(failure)),
             }
             self.events.progress(stream.received());
         };
-        drop(to_scan);
         self.events.finished();
         let received = stream.received();
         // Ends the member's read transaction.
         drop(stream);
-        let scanned = scanning.await.map_err(|error| self.fatal(error));
-        let outcome = match (pumped, scanned) {
-            (Ok(()), Ok(Ok(scan))) => Ok(scan),
-            (Ok(()), Ok(Err(NoScan::Content(why)))) => Err(Broken::Content { why, received }),
-            (Ok(()), Ok(Err(NoScan::Local(error)))) => Err(self.fatal(error)),
-            (Ok(()), Err(broken)) | (Err(broken), _) => Err(broken),
-        };
+        let scanned = feed.end().await;
+        let outcome = pumped.and_then(|()| match scanned {
+            Ok(scan) => match without_trailer(&scan) {
+                None => Ok(scan),
+                Some(why) => Err(Broken::Content { why: why.to_owned(), received }),
+            },
+            Err(error @ ScanError::Spill(_)) => Err(self.ended(scan_failure(self.what(), error))),
+            Err(error) => Err(Broken::Content { why: chain(&error).join(": "), received }),
+        });
         match outcome {
             Ok(scan) => Ok(Streamed { scan: Arc::new(scan), writer, begun_at }),
             Err(broken) => {
@@ -384,6 +402,14 @@ impl Attempt<'_> {
 
     fn what(&self) -> String {
         format!("backup of {} was not stored", self.place.cluster)
+    }
+
+    fn scan_options(&self) -> ScanOptions {
+        let mut options = spilling_options();
+        if let Some(spool) = &self.options.write.spool {
+            options.spill_directory = Some(spool.directory.clone());
+        }
+        options
     }
 
     fn ended(&self, failure: Failure) -> Broken {
@@ -406,47 +432,35 @@ fn unchanged(repository: &Repository) -> String {
     )
 }
 
-/// The object was stored and its manifest was not.
-fn orphan(repository: &Repository) -> String {
+/// Removes an object that no manifest will name, and says how the vault is then: whoever
+/// may only add to it leaves the object there. One that was called off while the store
+/// put it together may have come to stand all the same.
+async fn take_back(repository: &Repository, object: &Key, stored: bool) -> String {
+    let store = repository.store();
+    let removing = async {
+        if stored || store.head(object).await?.is_some() {
+            store.delete(object).await?;
+        }
+        Ok::<_, vault::store::StoreError>(())
+    };
+    let removed = matches!(tokio::time::timeout(TAKE_BACK_TIMEOUT, removing).await, Ok(Ok(())));
+    if removed || !stored {
+        return unchanged(repository);
+    }
     format!(
-        "vault {} lists nothing new; an object that no manifest names may remain there",
+        "vault {} lists nothing new; an object that no manifest names remains there: {object}",
         repository.store().location()
     )
 }
 
-/// Records beyond this many bytes go to an unlinked file.
-const SCAN_MEMORY: usize = 32 << 20;
-
-/// Why a stream was not scanned to its end.
-enum NoScan {
-    /// What came is no snapshot.
-    Content(String),
-    /// This machine could not keep what the scan needs.
-    Local(ScanError),
-}
-
-fn scan(mut chunks: mpsc::Receiver<Bytes>, spill: Option<PathBuf>) -> Result<Scan, NoScan> {
-    let mut scan = StreamScan::new(ScanOptions {
-        memory: SCAN_MEMORY,
-        spill_directory: Some(spill.unwrap_or_else(super::inspect::scratch_dir)),
-        ..ScanOptions::default()
-    });
-    let told = |error: ScanError| match error {
-        ScanError::Spill(_) => NoScan::Local(error),
-        other => NoScan::Content(chain(&other).join(": ")),
-    };
-    while let Some(chunk) = chunks.blocking_recv() {
-        scan.write(&chunk).map_err(told)?;
-    }
-    let scan = scan.finish().map_err(told)?;
-    // The member hashes what it sends: without that hash the end is missing, and with
-    // another one the bytes are not those that it sent.
+/// What is wrong with the SHA-256 at the end of a stream. The member hashes what it
+/// sends: without that hash the end is missing, and with another one the bytes are not
+/// those that it sent.
+fn without_trailer(scan: &Scan) -> Option<&'static str> {
     match scan.digests.as_ref().and_then(Digests::trailer_ok) {
-        Some(true) => Ok(scan),
-        Some(false) => {
-            Err(NoScan::Content("the SHA-256 at the end of the stream does not match".to_owned()))
-        }
-        None => Err(NoScan::Content("the stream ended without its SHA-256".to_owned())),
+        Some(true) => None,
+        Some(false) => Some("the SHA-256 at the end of the stream does not match"),
+        None => Some("the stream ended without its SHA-256"),
     }
 }
 
@@ -455,34 +469,35 @@ fn all_failed(what: &str, repository: &Repository, failed: Vec<(String, Unusable
     for (label, unusable) in &failed {
         failure = failure.detail(format!("{label}: {}", unusable.detail));
         if let Some(error) = &unusable.etcd {
-            if matches!(
-                error.kind,
-                crate::etcd::EtcdErrorKind::AuthRequired
-                    | crate::etcd::EtcdErrorKind::WrongPassword
-                    | crate::etcd::EtcdErrorKind::PermissionDenied
-            ) {
+            if error.kind.is_of_key() {
                 failure.kind = FailureKind::Key;
             }
-            if let Some(hint) = etcd_hint(error) {
+            // What helps against a refusal misleads where the stream had begun.
+            if !unusable.broke_off()
+                && let Some(hint) = etcd_hint(error)
+            {
                 failure = failure.hint(hint);
             }
         }
     }
-    if failed.iter().all(|(_, unusable)| unusable.received > 0) {
-        failure = failure.hint(broken_hint(&failed));
+    if let Some(hint) = broken_hint(&failed) {
+        failure = failure.hint(hint);
     }
     failure.state(unchanged(repository))
 }
 
-/// Several streams that end at one size were ended by something on the way.
-fn broken_hint(failed: &[(String, Unusable)]) -> &'static str {
-    let received = || failed.iter().map(|(_, unusable)| unusable.received);
-    let (least, most) = (received().min().unwrap_or(0), received().max().unwrap_or(0));
-    if failed.len() > 1 && most - least <= most / 10 {
-        "every stream ended at about the same size: a proxy between here and the members may \
-         limit it; give the members' own addresses with --endpoints"
-    } else {
-        "the members' logs tell why: journalctl -u etcd, or crictl logs"
+/// What to do when every stream broke in its middle. How far each came tells little:
+/// what was on its way is lost with the connection.
+fn broken_hint(failed: &[(String, Unusable)]) -> Option<&'static str> {
+    match failed {
+        _ if !failed.iter().all(|(_, unusable)| unusable.broke_off()) => None,
+        [] => None,
+        [_] => Some("the member's log tells why: journalctl -u etcd, or crictl logs"),
+        [..] => Some(
+            "every stream broke off: something on the way, a proxy or load balancer, may limit or \
+             drop it; give the members' own addresses with --endpoints. If the members ended it \
+             themselves, their logs tell: journalctl -u etcd, or crictl logs",
+        ),
     }
 }
 
@@ -517,27 +532,47 @@ async fn finish(
         Failure::new(FailureKind::Error, what.clone()).detail("the snapshot was not hashed")
     })?;
     let canceller = writer.canceller();
+    let object = writer.key().clone();
     let finishing = writer.finish_with(vault::digest::Sha256(digests.whole));
     let mut writing = std::pin::pin!(finishing.fuse());
-    let both = async { tokio::join!(proving, &mut writing) };
-    let ((members, v2), written) = match interrupt.or(&what, both).await {
-        Ok(both) => both,
+    let goal = Goal { repository, place: &place, id };
+    let saving = async {
+        let (nodes, save) = options.nodes.as_ref()?;
+        let seen = ClusterSeen::of(view);
+        Some(state::save::save_nodes(goal, nodes, seen, save, events).await)
+    };
+    let mut written = None;
+    let all = async {
+        let storing = async { written = Some((&mut writing).await) };
+        let (proven, (), saved) = tokio::join!(proving, storing, saving);
+        (proven, saved)
+    };
+    let ((members, v2), saved) = match interrupt.or(&what, all).await {
+        Ok(proven) => proven,
         Err(failure) => {
             canceller.cancel();
             // Ended already, it must not be asked again.
-            let stored = writing.is_terminated()
-                || matches!(tokio::time::timeout(ABORT_TIMEOUT, writing).await, Ok(Ok(_)));
-            let state = if stored { orphan(repository) } else { unchanged(repository) };
-            return Err(failure.state(state));
+            if !writing.is_terminated() {
+                written = tokio::time::timeout(ABORT_TIMEOUT, writing).await.ok();
+            }
+            let stored = matches!(written, Some(Ok(_)));
+            return Err(failure.state(take_back(repository, &object, stored).await));
         }
     };
+    let written = written.ok_or_else(|| Failure::new(FailureKind::Error, what.clone()))?;
     let WrittenObject { record, spooled, .. } = written
         .map_err(|error| storage_failure(what.clone(), error).state(unchanged(repository)))?;
     let corrupt = origin.member_id.is_some_and(|member| view.is_corrupt(member));
     let proof = judge(&scan, &members, &v2, corrupt, options.proof);
     let source = origin.member.clone().unwrap_or_default();
-    let content = SnapshotContent::new(origin, &scan, members.clone(), v2.keys)
+    let mut content = SnapshotContent::new(origin, &scan, members.clone(), v2.keys)
         .map_err(|error| Failure::new(FailureKind::Error, what.clone()).because(error))?;
+    // The snapshot comes first: it is what plain tools look for.
+    let mut objects = vec![record.clone()];
+    if let Some(saved) = saved {
+        objects.extend(saved.objects);
+        content.state = Some(saved.content);
+    }
     let sequence = u64::try_from(scan.revision).unwrap_or(0);
     let manifest = Manifest {
         id,
@@ -551,7 +586,7 @@ async fn finish(
         tool: vaults::tool(),
         proof: proof.clone(),
         labels: options.labels.clone(),
-        objects: vec![record.clone()],
+        objects,
         content_schema: content::schema(),
         content: content.to_value(),
     };
@@ -562,7 +597,9 @@ async fn finish(
         );
         storage_failure(what, error).state(state)
     })?;
-    Ok(report(&manifest, &record, members, source, key, spooled, begun.elapsed()))
+    let mut report = report(&manifest, &record, members, source, key, spooled, begun.elapsed());
+    report.state = content.state;
+    Ok(report)
 }
 
 /// Writes the lineage where it is new, and then the manifest.
@@ -602,6 +639,7 @@ fn report(
         source,
         manifest: key,
         spooled,
+        state: None,
         seconds: elapsed.as_secs_f64(),
     }
 }
@@ -691,4 +729,39 @@ fn fitting(reason: &str) -> String {
         reason.push('…');
     }
     reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Endpoint;
+
+    fn lost(kind: EtcdErrorKind, received: u64) -> (String, Unusable) {
+        let endpoint = Endpoint::parse("127.0.0.1:2379", false).unwrap();
+        let error = EtcdError::new(kind, &endpoint, "receive the snapshot", "connection reset");
+        ("m1".to_owned(), Unusable::after(error, received))
+    }
+
+    #[test]
+    fn streams_that_broke_name_the_way_and_the_members() {
+        let broke = |received| lost(EtcdErrorKind::Broken, received);
+        let one = broken_hint(&[broke(9)]).unwrap();
+        assert!(one.contains("log") && !one.contains("proxy"), "{one}");
+        // How far they came is no matter: a reset discards what was on its way.
+        for other in [10_000_000, 7_600_000, 1] {
+            let hint = broken_hint(&[broke(10_000_000), broke(other)]).unwrap();
+            for word in ["proxy", "load balancer", "--endpoints", "logs"] {
+                assert!(hint.contains(word), "{word}: {hint}");
+            }
+        }
+        let ended = Unusable { detail: String::new(), etcd: None, received: 5 };
+        assert!(broken_hint(&[broke(9), ("m2".to_owned(), ended)]).is_some());
+        // One that never began, that went silent or that refused has a hint of its own.
+        let others =
+            [broke(0), lost(EtcdErrorKind::Timeout, 9), lost(EtcdErrorKind::PermissionDenied, 9)];
+        for other in others {
+            assert_eq!(broken_hint(&[broke(9), other]), None);
+        }
+        assert_eq!(broken_hint(&[]), None);
+    }
 }

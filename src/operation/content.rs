@@ -7,6 +7,7 @@ use vault::document::printable;
 use vault::manifest::{ContentSchema, Manifest};
 
 use super::proof::MemberProof;
+use super::state::describe::StateContent;
 use crate::datadir::hash::{HashError, Scan};
 use crate::datadir::inspect::{Inspection, Kind};
 use crate::etcd::MemberStatus;
@@ -53,6 +54,9 @@ pub struct Origin {
     pub was_leader: Option<bool>,
     /// When the snapshot was asked for.
     pub asked_at: Option<DateTime<Utc>>,
+    /// How the time in the envelope is known, where no member was asked.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub time_source: Option<TimeSource>,
 }
 
 /// How a snapshot was got.
@@ -63,6 +67,16 @@ pub enum Way {
     SnapshotRpc,
     /// From a file.
     Import,
+}
+
+/// How the time of a snapshot from a file is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeSource {
+    /// It is the file's modification time.
+    ModificationTime,
+    /// It is not known: it is the time of the import.
+    ImportTime,
 }
 
 impl Origin {
@@ -79,11 +93,12 @@ impl Origin {
             raft_applied_index: Some(status.raft_applied_index),
             was_leader: Some(status.is_leader()),
             asked_at: Some(*asked_at),
+            time_source: None,
         }
     }
 
     /// A file: nothing is known of its cluster.
-    pub fn of_file(place: String) -> Self {
+    pub fn of_file(place: String, time_source: TimeSource) -> Self {
         Self {
             way: Way::Import,
             member: None,
@@ -95,6 +110,7 @@ impl Origin {
             raft_applied_index: None,
             was_leader: None,
             asked_at: None,
+            time_source: Some(time_source),
         }
     }
 }
@@ -124,6 +140,9 @@ pub struct SnapshotContent {
     /// What the v2 API of a member held, where it has one: no snapshot contains it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub v2_keys: Option<String>,
+    /// The states of nodes that were stored with it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub state: Option<StateContent>,
 }
 
 impl SnapshotContent {
@@ -152,6 +171,7 @@ impl SnapshotContent {
                 }
                 .to_owned()
             }),
+            state: None,
         })
     }
 
@@ -182,7 +202,7 @@ impl SnapshotContent {
 
 /// Escapes what a manifest refuses in texts: names in a database and of files may hold
 /// anything.
-fn make_printable(value: &mut serde_json::Value) {
+pub(super) fn make_printable(value: &mut serde_json::Value) {
     use serde_json::Value;
     match value {
         Value::String(text) => *text = printable(text),

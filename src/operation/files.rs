@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use vault::layout::{BackupId, ClusterName, Kind, LineageName, Place, Role};
@@ -14,12 +15,12 @@ use vault::manifest::{Manifest, Proof, ProofState};
 use vault::repository::{Backup, NewObject, ReadOptions, Repository, WriteOptions};
 use vault::store::SizeHint;
 
-use super::content::{self, Origin, SNAPSHOT_ROLE, SnapshotContent};
+use super::content::{self, Origin, SNAPSHOT_ROLE, SnapshotContent, TimeSource};
 use super::failure::{Failure, FailureKind};
+use super::feed::ScanFeed;
 use super::inspect::scan_failure;
 use super::vaults::{self, storage_failure};
 use crate::bbolt::{Database, OpenError};
-use crate::datadir::hash::{ScanError, StreamScan};
 use crate::event::Events;
 
 /// Where an export goes.
@@ -41,23 +42,29 @@ pub struct ExportReport {
     pub size: u64,
     /// SHA-256 of all bytes written.
     pub sha256: String,
+    /// Whether it is what the cluster held, as the backup says.
+    pub proof: Proof,
 }
 
-/// Writes a backup's snapshot as stock tools take it. A file appears under its name
+/// Writes an object of a backup as stock tools take it: its snapshot, or the one with
+/// `role`. A file appears under its name
 /// only when every byte was checked and is on disk.
 pub async fn export(
     repository: &Repository,
     backup: &Backup,
+    role: Option<&str>,
     target: Target,
     options: &ReadOptions,
     events: &Events,
 ) -> Result<ExportReport, Failure> {
     let id = backup.manifest.id;
     let what = format!("backup {id} was not exported");
-    let object = backup
-        .manifest
-        .object(SNAPSHOT_ROLE)
-        .ok_or_else(|| Failure::new(FailureKind::Usage, format!("{what}: it holds no snapshot")))?;
+    let wanted = role.unwrap_or(SNAPSHOT_ROLE);
+    let object = backup.manifest.object(wanted).ok_or_else(|| {
+        let held: Vec<&str> = backup.manifest.objects.iter().map(|o| o.role.as_str()).collect();
+        Failure::new(FailureKind::Usage, format!("{what}: it holds no {wanted}"))
+            .hint(format!("it holds {}; --object names one", held.join(", ")))
+    })?;
     if let Target::File(path) = &target
         && path.symlink_metadata().is_ok()
     {
@@ -105,7 +112,13 @@ pub async fn export(
         }
         Sink::Writer(_) => None,
     };
-    Ok(ExportReport { id: id.to_string(), path, size, sha256: object.plain_sha256.to_string() })
+    Ok(ExportReport {
+        id: id.to_string(),
+        path,
+        size,
+        sha256: object.plain_sha256.to_string(),
+        proof: backup.manifest.proof.clone(),
+    })
 }
 
 enum Sink {
@@ -160,6 +173,10 @@ pub struct ImportReport {
     pub id: String,
     /// The file.
     pub path: PathBuf,
+    /// When it was taken, as far as that can be known.
+    pub taken: DateTime<Utc>,
+    /// How that is known.
+    pub time_source: TimeSource,
     /// The store's revision.
     pub revision: i64,
     /// Bytes of the snapshot.
@@ -174,6 +191,8 @@ pub struct ImportReport {
 
 /// Bytes read from a file at a time.
 const CHUNK: usize = 1 << 20;
+/// Chunks that wait for the scan and the vault.
+const QUEUE: usize = 2;
 
 /// Stores a plain snapshot, or a copied `member/snap/db`, after checking it as
 /// `verify` would. A database without a trailing SHA-256 gets one, so that stock
@@ -199,7 +218,7 @@ pub async fn import(
             .hint("a snapshot is what etcdctl snapshot save writes, or a member/snap/db file"),
     })?;
     vaults::sweep(repository).await;
-    let started = Utc::now();
+    let (taken, time_source) = taken(source.modified, Utc::now());
     let id = BackupId::generate();
     let lineage = match &options.lineage {
         Some(lineage) => lineage.clone(),
@@ -225,28 +244,28 @@ pub async fn import(
 
     events.started(format!("import {}", path.display()), Some(source.plain_size()));
     let had_checksum = source.has_trailer;
-    let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(2);
-    let scanning = tokio::task::spawn_blocking(move || source.pump(&sender));
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<Bytes>(QUEUE);
+    let reading = tokio::task::spawn_blocking(move || source.read(&sender));
+    let feed = ScanFeed::begin(super::inspect::spilling_options());
     let mut done = 0;
     let mut stored = Ok(());
     while let Some(chunk) = receiver.recv().await {
         done += chunk.len() as u64;
+        let goes_on = feed.take(chunk.clone()).await;
         stored = writer.write(chunk).await;
         events.progress(done);
-        if stored.is_err() {
+        if stored.is_err() || !goes_on {
             break;
         }
     }
+    // The reader ends when nobody takes what it reads.
     drop(receiver);
     events.finished();
-    let scanned =
-        scanning.await.map_err(|error| fail(FailureKind::Error).because(error))?.map_err(|error| {
-            match error.downcast::<ScanError>() {
-                Ok(error) => scan_failure(what.clone(), *error),
-                // The file could not be read, or the vault stopped taking it.
-                Err(error) => fail(FailureKind::Error).because(error),
-            }
-        });
+    let read = reading.await.map_err(std::io::Error::other).flatten();
+    let scanned = match read {
+        Ok(()) => feed.end().await.map_err(|error| scan_failure(what.clone(), error)),
+        Err(error) => Err(fail(FailureKind::Error).because(error)),
+    };
     let checked = match (stored, scanned) {
         (Err(error), _) => Err(storage_failure(what.clone(), error)),
         (Ok(()), Err(failure)) => Err(failure),
@@ -275,9 +294,9 @@ pub async fn import(
     };
     let written =
         writer.finish_with(whole).await.map_err(|error| storage_failure(what.clone(), error))?;
-    let content =
-        SnapshotContent::new(Origin::of_file(path.display().to_string()), &scan, Vec::new(), None)
-            .map_err(|error| fail(FailureKind::Error).because(error))?;
+    let origin = Origin::of_file(path.display().to_string(), time_source);
+    let content = SnapshotContent::new(origin, &scan, Vec::new(), None)
+        .map_err(|error| fail(FailureKind::Error).because(error))?;
     let manifest = Manifest {
         id,
         kind: Kind::new(content::SNAPSHOT_KIND)
@@ -285,7 +304,7 @@ pub async fn import(
         cluster: place.cluster.clone(),
         lineage: place.lineage.clone(),
         sequence: u64::try_from(scan.revision).unwrap_or(0),
-        started,
+        started: taken,
         finished: Utc::now(),
         tool: vaults::tool(),
         proof: Proof {
@@ -303,6 +322,8 @@ pub async fn import(
     Ok(ImportReport {
         id: id.to_string(),
         path: path.to_owned(),
+        taken,
+        time_source,
         revision: scan.revision,
         size: written.record.plain_size,
         stored_size: written.record.stored_size,
@@ -311,9 +332,26 @@ pub async fn import(
     })
 }
 
+/// When a snapshot in a file was taken: nothing inside tells, so it is the time at which
+/// the file was last written, where that can be.
+fn taken(modified: Option<SystemTime>, now: DateTime<Utc>) -> (DateTime<Utc>, TimeSource) {
+    // Foreign: a file system may hold times beyond every calendar.
+    let modified = modified
+        .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+        .and_then(|since| i64::try_from(since.as_millis()).ok())
+        .and_then(DateTime::from_timestamp_millis);
+    // A file without a time has that of the epoch; one of the future is of another clock.
+    match modified.filter(|&time| time > DateTime::UNIX_EPOCH && time <= now) {
+        Some(time) => (time, TimeSource::ModificationTime),
+        None => (now, TimeSource::ImportTime),
+    }
+}
+
 /// A file with a database, with or without the trailing SHA-256.
 struct Source {
     file: File,
+    /// When it was last written, where the file system knows.
+    modified: Option<SystemTime>,
     /// Bytes of the database that count.
     database: u64,
     has_trailer: bool,
@@ -334,7 +372,8 @@ impl Source {
             return Err(SourceError::NotAFile);
         }
         let file = File::open(path).map_err(SourceError::Io)?;
-        let size = file.metadata().map_err(SourceError::Io)?.len();
+        let metadata = file.metadata().map_err(SourceError::Io)?;
+        let (size, modified) = (metadata.len(), metadata.modified().ok());
         if size == 0 {
             return Err(damaged("it is empty"));
         }
@@ -359,40 +398,34 @@ impl Source {
                 "it ends neither after a page nor after the SHA-256 of a snapshot: truncated",
             ));
         }
-        Ok(Self { file, database, has_trailer })
+        Ok(Self { file, modified, database, has_trailer })
     }
 
     fn plain_size(&self) -> u64 {
         self.database + TRAILER
     }
 
-    /// Reads the file once: into the scan and into `sender`.
-    fn pump(
-        mut self,
-        sender: &tokio::sync::mpsc::Sender<Bytes>,
-    ) -> Result<crate::datadir::hash::Scan, Box<dyn std::error::Error + Send + Sync>> {
-        let mut scan = StreamScan::new(super::inspect::spilling_options());
-        let mut digest = Sha256::new();
+    /// Reads the file once into `sender`, and adds the SHA-256 where it has none. Ends
+    /// early, without an error, when nobody takes any more.
+    fn read(mut self, sender: &tokio::sync::mpsc::Sender<Bytes>) -> std::io::Result<()> {
+        let mut digest = (!self.has_trailer).then(Sha256::new);
         self.file.seek(SeekFrom::Start(0))?;
         let mut left = if self.has_trailer { self.plain_size() } else { self.database };
         while left > 0 {
             let mut chunk = vec![0; CHUNK.min(usize::try_from(left).unwrap_or(CHUNK))];
             self.file.read_exact(&mut chunk)?;
             left -= chunk.len() as u64;
-            scan.write(&chunk)?;
-            if !self.has_trailer {
+            if let Some(digest) = &mut digest {
                 digest.update(&chunk);
             }
             if sender.blocking_send(Bytes::from(chunk)).is_err() {
-                return Err("the vault stopped taking it".into());
+                return Ok(());
             }
         }
-        if !self.has_trailer {
-            let trailer = digest.finalize();
-            scan.write(&trailer)?;
-            let _ = sender.blocking_send(Bytes::copy_from_slice(&trailer));
+        if let Some(digest) = digest {
+            let _ = sender.blocking_send(Bytes::copy_from_slice(&digest.finalize()));
         }
-        Ok(scan.finish()?)
+        Ok(())
     }
 }
 
@@ -400,3 +433,35 @@ impl Source {
 const PAGES: u64 = 512;
 /// Bytes of the SHA-256 at the end of a snapshot.
 const TRAILER: u64 = 32;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_file_says_when_it_was_taken_unless_that_cannot_be() {
+        let now: DateTime<Utc> = "2026-11-21T05:00:00Z".parse().unwrap();
+        let at = |seconds: i64| {
+            let time = now + chrono::TimeDelta::seconds(seconds);
+            (Some(SystemTime::from(time)), time)
+        };
+        for seconds in [0, -1, -86_400 * 365 * 3] {
+            let (modified, time) = at(seconds);
+            assert_eq!(taken(modified, now), (time, TimeSource::ModificationTime));
+        }
+        let epoch = SystemTime::UNIX_EPOCH;
+        let wrong = [
+            at(1).0,
+            at(86_400 * 400).0,
+            Some(epoch),
+            Some(epoch - Duration::from_secs(5)),
+            epoch.checked_add(Duration::from_secs(1 << 62)),
+            None,
+        ];
+        for wrong in wrong {
+            assert_eq!(taken(wrong, now), (now, TimeSource::ImportTime), "{wrong:?}");
+        }
+    }
+}

@@ -6,7 +6,7 @@ use vault::layout::ClusterName;
 use vault::manifest::{Manifest, ObjectRecord, Proof};
 use vault::repository::{Backup, Filter, Receipt, Repository, Selector};
 
-use super::content::SnapshotContent;
+use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, FailureKind};
 use super::vaults::storage_failure;
 
@@ -50,9 +50,40 @@ pub async fn find(
     cluster: Option<&ClusterName>,
     text: &str,
 ) -> Result<Backup, Failure> {
+    find_where(repository, cluster, text, &|_| true).await
+}
+
+/// The same among the backups that hold a snapshot: what `latest` and a time mean where
+/// data is wanted.
+pub async fn find_snapshot(
+    repository: &Repository,
+    cluster: Option<&ClusterName>,
+    text: &str,
+) -> Result<Backup, Failure> {
+    find_object(repository, cluster, text, SNAPSHOT_ROLE).await
+}
+
+/// The same among the backups that hold an object with this role.
+pub async fn find_object(
+    repository: &Repository,
+    cluster: Option<&ClusterName>,
+    text: &str,
+    role: &str,
+) -> Result<Backup, Failure> {
+    let holds = |manifest: &Manifest| manifest.object(role).is_some();
+    find_where(repository, cluster, text, &holds).await
+}
+
+/// The backup that `text` names; `latest` and times mean only those that `fits` takes.
+pub(super) async fn find_where(
+    repository: &Repository,
+    cluster: Option<&ClusterName>,
+    text: &str,
+    fits: &(dyn Fn(&Manifest) -> bool + Sync),
+) -> Result<Backup, Failure> {
     let selector = selector(text)?;
     repository
-        .find(cluster, &selector)
+        .find_where(cluster, &selector, fits)
         .await
         .map_err(|error| storage_failure(format!("backup {text:?} was not found"), error))
 }
@@ -84,6 +115,8 @@ pub struct ListedBackup {
     pub members_same: usize,
     /// How many members were to be compared.
     pub members_asked: usize,
+    /// Nodes whose state is in it.
+    pub nodes: Vec<String>,
     /// etcd's version.
     pub etcd_version: Option<String>,
     /// What the user attached.
@@ -161,6 +194,7 @@ fn row(manifest: &Manifest, ids: &[String]) -> ListedBackup {
         proof: manifest.proof.clone(),
         members_same: same,
         members_asked: members.len(),
+        nodes: super::state::nodes_of(manifest).iter().map(ToString::to_string).collect(),
         etcd_version: content.and_then(|content| content.origin.etcd_version),
         labels: manifest.labels.clone(),
     }
@@ -168,7 +202,7 @@ fn row(manifest: &Manifest, ids: &[String]) -> ListedBackup {
 
 /// The shortest start of `id` that no other of `ids` has. The first ten characters
 /// of an id are its time: backups of one second differ later.
-fn shorten(id: &str, ids: &[String]) -> String {
+pub(super) fn shorten(id: &str, ids: &[String]) -> String {
     const SHORTEST: usize = 8;
     let longest_common = ids
         .iter()

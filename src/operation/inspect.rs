@@ -63,9 +63,15 @@ pub async fn path(
                 InspectError::Scan { .. } => FailureKind::Corrupt,
                 _ => FailureKind::Usage,
             };
-            not_inspected(&what, kind).because(error).hint(
-                "a snapshot file, a member/snap/db file, or the data directory of a stopped member",
-            )
+            let hint = match &error {
+                InspectError::Scan { source: ScanError::Spill(_), .. }
+                | InspectError::Hash(HashError::Spill(_)) => ROOM_HINT,
+                _ => {
+                    "a snapshot file, a member/snap/db file, or the data directory of a stopped \
+                     member"
+                }
+            };
+            not_inspected(&what, kind).because(error).hint(hint)
         })?;
     report(what, database, &scan, revision)
 }
@@ -120,12 +126,17 @@ fn report(
 /// needs to tell.
 pub(super) fn scan_failure(what: String, error: ScanError) -> Failure {
     match error {
-        ScanError::Spill(_) => Failure::new(FailureKind::Error, what)
-            .because(error)
-            .hint("the scan needs room for temporary files; nothing is said of the snapshot"),
+        ScanError::Spill(_) => {
+            Failure::new(FailureKind::Error, what).because(error).hint(ROOM_HINT)
+        }
         ScanError::Open(_) => Failure::new(FailureKind::Corrupt, what).because(error),
     }
 }
+
+/// What helps a scan that found no room.
+const ROOM_HINT: &str = "the scan of many records needs room for temporary files: in --spool-dir \
+     where there is that flag, else in TMPDIR (without it in /var/tmp); of the snapshot nothing is \
+     said";
 
 fn not_inspected(what: &str, kind: FailureKind) -> Failure {
     Failure::new(kind, format!("{what} was not inspected"))
@@ -139,9 +150,16 @@ pub fn scratch_dir() -> PathBuf {
     if chosen == Path::new("/tmp") && disk.is_dir() { disk.to_owned() } else { chosen }
 }
 
+/// Records of a scan beyond this many bytes go to an unlinked file.
+const SCAN_MEMORY: usize = 32 << 20;
+
 /// A scan that moves its records to an unlinked temporary file where there are many.
 pub(super) fn spilling_options() -> ScanOptions {
-    ScanOptions { spill_directory: Some(scratch_dir()), ..ScanOptions::default() }
+    ScanOptions {
+        memory: SCAN_MEMORY,
+        spill_directory: Some(scratch_dir()),
+        ..ScanOptions::default()
+    }
 }
 
 #[cfg(test)]

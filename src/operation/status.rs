@@ -112,12 +112,7 @@ pub fn nobody_answers(what: &str, view: &ClusterView) -> Failure {
         let place = row.endpoint.as_ref().map_or_else(|| row.label(), ToString::to_string);
         failure = failure.detail(format!("{place}: {silence}"));
         if let Silence::Failed(error) = silence {
-            // A password or a certificate is ours to mend; an unreachable host is not.
-            if matches!(
-                error.kind,
-                crate::etcd::EtcdErrorKind::AuthRequired
-                    | crate::etcd::EtcdErrorKind::WrongPassword
-            ) {
+            if error.kind.is_of_key() {
                 failure.kind = FailureKind::Key;
             }
             if let Some(hint) = etcd_hint(error) {

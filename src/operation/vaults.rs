@@ -37,6 +37,16 @@ every old member and every kube-apiserver first.
 
 The last two options (etcdutl 3.5.10 and later) are needed where Kubernetes is a client:
 without them its caches keep what the restored cluster no longer holds.
+
+FILES OF NODES
+
+Beside the snapshot a backup may hold, for each node, an object node-<name>: a tar
+archive of its configuration, its certificates and its PRIVATE KEYS. A backup of kind
+\"state\" holds nothing else; to unpack one, set MANIFEST to its name. This unpacks every
+node into a directory of its own below \"nodes\", with owners and modes where you are root:
+
+    $ umask 077
+    $ for OBJECT in $(sed -n 's/^ *\"key\": \"\\(clusters\\/.*\\/node-[^\\/]*\\.tar\\.zst.*\\)\",$/\\1/p' \"$MANIFEST\"); do DIR=\"nodes/$(basename \"${OBJECT%.tar.zst*}\")\"; mkdir -p \"$DIR\"; decode \"$OBJECT\" | tar -x -p -C \"$DIR\"; done
 ";
 
 /// The store behind `place`. Connecting to S3 finds out its region; a directory is

@@ -4,13 +4,15 @@ use chrono::Utc;
 use serde::Serialize;
 use serde_json::json;
 use vault::layout::Level as LevelName;
+use vault::manifest::Proof;
 use vault::repository::{Backup, ReadOptions, Receipt, Repository, RepositoryError};
 
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, chain};
+use super::feed::ScanFeed;
 use super::inspect::scan_failure;
 use super::vaults::storage_failure;
-use crate::datadir::hash::{HashError, Scan, ScanError, StreamScan};
+use crate::datadir::hash::{HashError, Scan, ScanError};
 use crate::datadir::inspect::{Inspection, Kind, Trailer};
 use crate::event::Events;
 
@@ -48,6 +50,9 @@ pub struct Verified {
     pub revision: u64,
     /// How deep it was looked.
     pub level: Level,
+    /// What the backup itself says: whether it is what the cluster held. A verification
+    /// compares with what was stored, and cannot better that.
+    pub proof: Proof,
     /// What is wrong; empty when all is well.
     pub problems: Vec<String>,
     /// Stored bytes read.
@@ -85,6 +90,7 @@ pub async fn verify(
         cluster: manifest.cluster.to_string(),
         revision: manifest.sequence,
         level,
+        proof: manifest.proof.clone(),
         problems: Vec::new(),
         stored_bytes: 0,
         frames: None,
@@ -101,6 +107,17 @@ pub async fn verify(
                 Ok(looked) => Ok(looked.map_err(|error| scan_failure(what(), error))?),
                 Err(error) => Err(error),
             },
+            Level::Content if super::state::Part::of(object.role.as_str()).is_some() => {
+                events.started(format!("verify {}", object.key), None);
+                let checked =
+                    super::state::check::check(repository, manifest, object, options).await;
+                events.finished();
+                checked.map(|problems| {
+                    found.problems.extend(problems);
+                    found.stored_bytes += object.stored_size;
+                    found.frames = Some(found.frames.unwrap_or(0) + object.frames);
+                })
+            }
             _ => {
                 events.started(format!("verify {}", object.key), Some(object.stored_size));
                 let mut progress = |done| events.progress(done);
@@ -108,7 +125,10 @@ pub async fn verify(
                 events.finished();
                 report.map(|report| {
                     found.stored_bytes += report.stored;
-                    found.frames = report.frames;
+                    found.frames = match (found.frames, report.frames) {
+                        (Some(before), Some(now)) => Some(before + now),
+                        (before, now) => now.or(before),
+                    };
                 })
             }
         };
@@ -158,7 +178,7 @@ async fn content(
     events.finished();
     let scanned = scanned?;
     found.stored_bytes += object.stored_size;
-    found.frames = Some(object.frames);
+    found.frames = Some(found.frames.unwrap_or(0) + object.frames);
     Ok(judge(manifest, scanned, found))
 }
 
@@ -189,32 +209,21 @@ pub(super) async fn scan_object(
     // The scan hashes every byte anyway, for etcd's own checksum.
     let options = ReadOptions { hash_plain: false, ..options.clone() };
     let mut reader = repository.open_object(object, &options).await?;
-    let (sender, mut receiver) = tokio::sync::mpsc::channel::<bytes::Bytes>(2);
-    let scanning = tokio::task::spawn_blocking(move || {
-        let mut scan = StreamScan::new(super::inspect::spilling_options());
-        while let Some(chunk) = receiver.blocking_recv() {
-            scan.write(&chunk)?;
-        }
-        scan.finish()
-    });
+    let feed = ScanFeed::begin(super::inspect::spilling_options());
     let mut done = 0;
     let read = loop {
         match reader.next().await {
             Ok(Some(chunk)) => {
                 done += chunk.len() as u64;
-                // The scan ends early only with an error, which its result tells; the
-                // rest is read all the same, against its digests.
-                let _ = sender.send(chunk).await;
+                // Of what is no database the rest is read too, against its digests.
+                feed.take(chunk).await;
                 events.progress(done);
             }
             Ok(None) => break Ok(()),
             Err(error) => break Err(error),
         }
     };
-    drop(sender);
-    let scanned = scanning.await.unwrap_or_else(|error| {
-        Err(ScanError::Spill(std::io::Error::other(format!("the scan ended early: {error}"))))
-    });
+    let scanned = feed.end().await;
     read?;
     if let Ok(scan) = &scanned
         && scan.digests.as_ref().is_none_or(|digests| digests.whole != object.plain_sha256.0)

@@ -5,7 +5,7 @@ pub use vault::document::printable;
 pub use vault::encryption::{EncryptionChoice, WORK_FACTOR, parse_recipients};
 pub use vault::layout::LineageName;
 pub use vault::manifest::{ObjectEncryption, Proof, ProofState};
-pub use vault::repository::{ReadOptions, Repository, Spool, WriteOptions};
+pub use vault::repository::{Backup, ReadOptions, Repository, Selector, Spool, WriteOptions};
 
 pub use crate::datadir::inspect::{Inspection, Trailer};
 pub use crate::datadir::restore::{Options as RestoreOptions, Target as RestoreTarget};

@@ -506,7 +506,7 @@ fn report<S: super::Step>(
         (Some(_), Some(last), _) => {
             Back::No { why: last.why.clone(), instead: last.instead.clone() }
         }
-        (_, _, Some(first)) => Back::Stages { first, last: standing.last().unwrap_or(first) },
+        (_, _, Some(first)) => Back::Stages { first, last: standing.next_back().unwrap_or(first) },
         _ => Back::Nothing,
     };
     let next_stage = plan

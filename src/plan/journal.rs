@@ -292,7 +292,7 @@ pub async fn load<S: Step>(
     }))
     .await;
     let mut missing = Vec::new();
-    let mut found: Vec<(&Arc<dyn JournalStore>, Vec<u8>, Vec<u8>)> = Vec::new();
+    let mut found = Vec::new();
     let mut without_plan = Vec::new();
     for (store, read) in stores.iter().zip(read) {
         match read {

@@ -29,7 +29,7 @@ use harness::fill::Fill;
 use regex::{Captures, Regex};
 
 /// No command of a document takes longer.
-const BOUND: Duration = Duration::from_secs(90);
+const BOUND: Duration = Duration::from_secs(180);
 
 /// Plays the document at `path`, relative to the repository.
 pub(crate) async fn play(path: &str) {
@@ -161,9 +161,15 @@ impl Stage {
         });
         let root = self.root.path().display().to_string();
         let mut text = PATHS.replace_all(text, format!("${{1}}{root}$2")).into_owned();
-        for (shown, real) in self.addresses() {
-            text = text.replace(&shown, &real);
-        }
+        // In one pass, and whole: a real port may begin like one of the document's.
+        static ADDRESSES: LazyLock<Regex> =
+            LazyLock::new(|| Regex::new(r"\b\d+\.0\.0\.\d+:\d+\b").unwrap());
+        let addresses: BTreeMap<_, _> = self.addresses().into_iter().collect();
+        text = ADDRESSES
+            .replace_all(&text, |found: &Captures<'_>| {
+                addresses.get(&found[0]).map_or_else(|| found[0].to_owned(), Clone::clone)
+            })
+            .into_owned();
         text
     }
 
@@ -280,7 +286,7 @@ impl Stage {
                 if quorum == (leader != 0) && !gone.contains(&leader) {
                     break;
                 }
-                assert!(tries < 100, "the members did not settle within 20 s");
+                assert!(tries < 450, "the members did not settle within 90 s");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
@@ -338,14 +344,14 @@ async fn versions_settled(cluster: &Cluster) {
     }
     // For a moment they may have that of the version before.
     let wanted = format!("\"storageVersion\":\"{}.", cluster.etcd().series());
-    for _ in 0..150 {
+    for _ in 0..450 {
         let status = cluster.etcdctl(["endpoint", "status", "-w", "json"]).await.unwrap();
         if status.matches(&wanted).count() == cluster.members().len() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    panic!("the members did not record their version within 30 s");
+    panic!("the members did not record their version within 90 s");
 }
 
 /// The text without what differs from run to run.

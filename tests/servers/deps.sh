@@ -57,7 +57,13 @@ case $purpose in
   demo) program openssl openssl; program jq jq; program setpriv util-linux ;;
   test)
     program setpriv util-linux; program openssl openssl; program age age; program zstd zstd
-    program jq jq; program python3 python3
+    program systemd-analyze systemd
+    program jq jq; program python3 python3; [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
+    # The test hosts.
+    program mmdebstrap mmdebstrap; program systemd-nspawn systemd-container; program ip iproute2
+    program ssh openssh-client; program unshare util-linux; program mount mount
+    [ -x /usr/sbin/sshd ] || missing+=(openssh-server)
+    program haproxy haproxy
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   bench)
@@ -78,6 +84,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     as_root=(sudo)
   fi
   echo "installing ${missing[*]}" >&2
+  # The tests start sshd themselves; the package must not start one for this machine.
+  if [[ " ${missing[*]} " == *" openssh-server "* ]] && have systemctl; then
+    "${as_root[@]}" systemctl mask --quiet ssh.service ssh.socket || true
+  fi
   install=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y
     --no-install-recommends "${missing[@]}")
   "${install[@]}" >/dev/null 2>&1 || { "${as_root[@]}" apt-get update -qq; "${install[@]}" >/dev/null; }

@@ -130,11 +130,16 @@ name!(
     }
 );
 name!(
-    /// What an object is within a backup: `snapshot`, `node-<name>`.
+    /// What an object is within a backup: `snapshot`, `node-<name>`. Longer than other
+    /// names, as it may hold one.
     Role,
     "object role",
-    "1 to 63 letters, digits, '.', '_' and '-', the first a letter or digit",
-    is_plain_name
+    "1 to 80 letters, digits, '.', '_' and '-', the first a letter or digit",
+    |text| {
+        text.len() <= 80
+            && text.bytes().next().is_some_and(|b| b.is_ascii_alphanumeric())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    }
 );
 name!(
     /// How deep a verification went: `[a-z]([a-z-]{0,30}[a-z])?`.

@@ -10,11 +10,13 @@
 //! | [`document`] | small JSON files that carry their own digest |
 //! | [`layout`] | which key holds what |
 //! | [`compression`] | seekable zstd frames, made and read on threads |
+//! | [`archive`] | tar streams as they pass by, checked and indexed |
 //! | [`encryption`] | age, at the client |
 //! | [`digest`] | SHA-256 of what passes by |
 //! | [`store`] | where the bytes are: directory, S3, memory |
 //! | [`durable`] | the file system, real or simulated |
 
+pub mod archive;
 pub mod compression;
 pub mod digest;
 pub mod document;

@@ -13,11 +13,12 @@ use crate::etcd::Cluster;
 use crate::{Error, Result};
 
 /// No command of a test takes longer.
-const BOUND: Duration = Duration::from_secs(180);
+const BOUND: Duration = Duration::from_secs(300);
 
 /// The program with its settings.
 #[derive(Debug, Clone)]
 pub struct Cli {
+    wrapper: Vec<OsString>,
     program: PathBuf,
     variables: BTreeMap<OsString, OsString>,
 }
@@ -83,7 +84,13 @@ impl std::fmt::Display for Ran {
 impl Cli {
     /// The program at `program`, without any variable of the caller's.
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), variables: BTreeMap::new() }
+        Self { wrapper: Vec::new(), program: program.into(), variables: BTreeMap::new() }
+    }
+
+    /// Has another program start it: `wrapper` is that one with its arguments.
+    pub fn wrapped<A: Into<OsString>>(mut self, wrapper: impl IntoIterator<Item = A>) -> Self {
+        self.wrapper = wrapper.into_iter().map(Into::into).collect();
+        self
     }
 
     /// Sets a variable for every run.
@@ -111,7 +118,15 @@ impl Cli {
 
     /// A command that a test starts itself.
     pub fn command<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut words = self.wrapper.iter().map(OsString::as_os_str);
+        let mut command = match words.next() {
+            Some(wrapper) => Command::new(wrapper),
+            None => Command::new(&self.program),
+        };
+        command.args(words);
+        if !self.wrapper.is_empty() {
+            command.arg(&self.program);
+        }
         command
             .args(args)
             .env_clear()

@@ -7,6 +7,7 @@ pub mod cache;
 pub mod cli;
 pub mod etcd;
 pub mod fill;
+pub mod hosts;
 pub mod port;
 pub mod process;
 pub mod proxy;

@@ -80,9 +80,9 @@ impl Proxy {
         self.shared.passed.load(Ordering::SeqCst)
     }
 
-    /// Waits until so many bytes have passed from the server, at most a minute.
+    /// Waits until so many bytes have passed from the server, at most two minutes.
     pub async fn wait_passed(&self, bytes: u64) -> Result<()> {
-        for _ in 0..6000 {
+        for _ in 0..12_000 {
             if self.passed() >= bytes {
                 return Ok(());
             }

@@ -22,7 +22,7 @@ use crate::process::Process;
 use crate::{Error, Result};
 
 /// How long a server may take until it answers.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(120);
 
 /// How a server is reached: everything that a client has to be told.
 #[derive(Debug, Clone)]

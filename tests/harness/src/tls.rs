@@ -74,6 +74,11 @@ impl Authority {
         self.issue(file, file, names.into(), Validity::Current)
     }
 
+    /// A certificate for a server of these names and addresses, fit for clients too.
+    pub fn server_for(&self, file: &str, names: Vec<String>) -> Result<Identity> {
+        self.issue(file, file, names, Validity::Current)
+    }
+
     /// A client certificate with `common_name`, as `<file>.pem`.
     pub fn client(&self, file: &str, common_name: &str, validity: Validity) -> Result<Identity> {
         self.issue(file, common_name, Vec::new(), validity)

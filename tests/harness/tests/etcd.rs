@@ -172,7 +172,7 @@ async fn a_server_dies_with_a_killed_test_process() {
     assert!(runs());
     child.kill().unwrap();
     child.wait().unwrap();
-    for _ in 0..100 {
+    for _ in 0..3000 {
         if !runs() {
             return;
         }
@@ -187,5 +187,5 @@ async fn child_that_is_killed() {
     let mut cluster = Cluster::builder("3.6").start().await.unwrap();
     let pid = cluster.member(0).pid().unwrap();
     std::fs::write(std::env::var_os(PID_FILE).unwrap(), format!("{pid}\n")).unwrap();
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
 }

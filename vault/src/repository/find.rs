@@ -183,12 +183,23 @@ impl Repository {
     /// A damaged manifest that could be the one asked for is an error, never
     /// passed over.
     pub async fn find(&self, cluster: Option<&ClusterName>, selector: &Selector) -> Result<Backup> {
+        self.find_where(cluster, selector, &|_| true).await
+    }
+
+    /// The same, where `latest` and times mean only backups that `fits` takes. An id
+    /// names a backup whatever it is.
+    pub async fn find_where(
+        &self,
+        cluster: Option<&ClusterName>,
+        selector: &Selector,
+        fits: &(dyn Fn(&Manifest) -> bool + Sync),
+    ) -> Result<Backup> {
         let filter = Filter { cluster: cluster.cloned(), ..Filter::default() };
         let names = self.names(&filter).await?;
         match selector {
             Selector::Id(prefix) => self.find_id(prefix, names).await,
-            Selector::Latest => self.find_latest(names, None).await,
-            Selector::LatestBefore(time) => self.find_latest(names, Some(*time)).await,
+            Selector::Latest => self.find_latest(names, None, fits).await,
+            Selector::LatestBefore(time) => self.find_latest(names, Some(*time), fits).await,
         }
     }
 
@@ -214,7 +225,12 @@ impl Repository {
         }
     }
 
-    async fn find_latest(&self, names: Names, until: Option<DateTime<Utc>>) -> Result<Backup> {
+    async fn find_latest(
+        &self,
+        names: Names,
+        until: Option<DateTime<Utc>>,
+        fits: &(dyn Fn(&Manifest) -> bool + Sync),
+    ) -> Result<Backup> {
         if let Some(corrupt) = names.corrupt.into_iter().next() {
             return Err(corrupt.error);
         }
@@ -230,6 +246,9 @@ impl Repository {
         let mut unknown = None;
         for name in names.names.iter().rev().filter(in_time) {
             let Some(backup) = self.load_if_there(name).await? else { continue };
+            if !fits(&backup.manifest) {
+                continue;
+            }
             match backup.manifest.proof.state {
                 ProofState::Proven | ProofState::NotProven => return Ok(backup),
                 ProofState::Unknown => unknown = unknown.or(Some(backup)),

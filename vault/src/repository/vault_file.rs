@@ -181,7 +181,7 @@ fn restore_text(options: &InitOptions, encryption: &VaultEncryption) -> String {
             "Its objects are not encrypted: whoever can read it can read everything in it.\n"
                 .to_owned(),
             "zstd",
-            "    $ zstd -d < \"$OBJECT\" > restored\n".to_owned(),
+            "    $ decode() { zstd -d < \"$1\"; }\n".to_owned(),
         ),
         VaultEncryption::AgeRecipients { recipients, .. } => (
             format!(
@@ -191,13 +191,13 @@ fn restore_text(options: &InitOptions, encryption: &VaultEncryption) -> String {
             ),
             "zstd and age (https://age-encryption.org)",
             "Put the name of the file with the secret key into IDENTITY first.\n\n    \
-             $ age -d -i \"$IDENTITY\" \"$OBJECT\" | zstd -d > restored\n"
+             $ decode() { age -d -i \"$IDENTITY\" \"$1\" | zstd -d; }\n"
                 .to_owned(),
         ),
         VaultEncryption::AgePassphrase { .. } => (
             "Its objects are encrypted with age, to a passphrase, which age asks for.\n".to_owned(),
             "zstd and age (https://age-encryption.org)",
-            "    $ age -d \"$OBJECT\" | zstd -d > restored\n".to_owned(),
+            "    $ decode() { age -d \"$1\" | zstd -d; }\n".to_owned(),
         ),
     };
     let id = options.id;
@@ -220,10 +220,10 @@ directory; they write one file, \"restored\", there.
 
    clusters/<cluster>/<lineage>/manifests/<year>/<month>/<time>-<kind>-r<sequence>-<id>-<digest>.json
 
-   This takes the newest. Set MANIFEST to another name to take another, and never take
+   This takes the newest snapshot. Set MANIFEST to another name to take another, and never take
    one that says \"state\": \"mismatch\".
 
-    $ MANIFEST=$(find clusters -path '*/manifests/*' -name '*.json' | sort -t/ -k7 | tail -n 1)
+    $ MANIFEST=$(find clusters -path '*/manifests/*' -name '*-snapshot-r*.json' | sort -t/ -k7 | tail -n 1)
     $ echo \"$MANIFEST\" && cat \"$MANIFEST\"
 
 2. Check the manifest: the digest at the end of its name is the beginning of this one.
@@ -237,7 +237,8 @@ directory; they write one file, \"restored\", there.
 
 4. Decode it.
 
-{decode}
+{decode}    $ decode \"$OBJECT\" > restored
+
 5. Check what came out.
 
     $ echo \"$(sed -n 's/^ *\"plain_sha256\": \"\\(.*\\)\",$/\\1/p' \"$MANIFEST\" | head -n 1)  restored\" | sha256sum -c

@@ -257,8 +257,21 @@ impl Cluster {
             .map_err(|source| Error::because("connecting to the cluster", source))
     }
 
-    /// The index of the leader, as the first running member sees it.
+    /// The index of the leader, as the first running member sees it. One that is not
+    /// chosen yet, or that has just gone, is waited for.
     pub async fn leader(&mut self) -> Result<usize> {
+        let start = Instant::now();
+        loop {
+            match self.leader_now().await {
+                Err(_) if start.elapsed() < READY_BOUND => {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                leader => return leader,
+            }
+        }
+    }
+
+    async fn leader_now(&mut self) -> Result<usize> {
         let mut leader = 0;
         let mut ids = Vec::new();
         for (index, member) in self.members.iter_mut().enumerate() {

@@ -184,6 +184,11 @@ impl FaultyS3 {
         self.state.memory.bytes(bucket, key)
     }
 
+    /// The keys of all objects in a bucket, sorted.
+    pub fn keys(&self, bucket: &str) -> Vec<String> {
+        self.state.memory.keys(bucket)
+    }
+
     /// Forbids deleting an object for so long.
     pub fn retain(&self, bucket: &str, key: &str, time: Duration) {
         self.state.memory.retain(bucket, key, time);

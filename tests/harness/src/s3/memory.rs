@@ -125,6 +125,12 @@ impl Memory {
         self.contents().buckets.get(bucket)?.get(key).map(|stored| stored.bytes.clone())
     }
 
+    /// The keys of all objects in a bucket, sorted.
+    pub(super) fn keys(&self, bucket: &str) -> Vec<String> {
+        let contents = self.contents();
+        contents.buckets.get(bucket).into_iter().flatten().map(|(key, _)| key.clone()).collect()
+    }
+
     /// Forbids deleting an object for so long.
     pub(super) fn retain(&self, bucket: &str, key: &str, time: Duration) {
         if let Some(stored) =

@@ -15,10 +15,11 @@ const MIB: u64 = 1024 * 1024;
 pub const MIN_PART: u64 = 5 * MIB;
 /// The largest part S3 takes.
 pub const MAX_PART: u64 = 5 * 1024 * MIB;
-/// The part size used unless the object is so large that it needs more.
-pub const DEFAULT_PART: u64 = 8 * MIB;
+/// The part size used unless the object is so large that it needs more: the smallest,
+/// as every part that is on its way waits in memory.
+pub const DEFAULT_PART: u64 = MIN_PART;
 /// The most bytes that one upload holds in memory, unless single parts are larger.
-pub const DEFAULT_BUFFER: u64 = 24 * MIB;
+pub const DEFAULT_BUFFER: u64 = 3 * DEFAULT_PART;
 /// How many parts a multipart upload is planned to have at most; S3's own limit
 /// is 10,000, the rest is for sizes that were estimated too low.
 pub const PLANNED_PARTS: u64 = 9_000;

@@ -60,8 +60,10 @@ struct Multipart {
     id: String,
     checksum: Option<Checksum>,
     started: usize,
-    flying: JoinSet<Result<Part>>,
+    flying: JoinSet<Result<(Part, Bytes)>>,
     done: Vec<Part>,
+    /// The memory of parts that have arrived, to be filled again.
+    spare: Vec<BytesMut>,
 }
 
 #[derive(Debug)]
@@ -121,11 +123,13 @@ impl S3Upload {
         self.size += chunk.len() as u64;
         while !chunk.is_empty() {
             if self.buffer.len() == self.part_size {
-                let part = self.buffer.split().freeze();
+                let part = std::mem::take(&mut self.buffer).freeze();
                 self.send_part(part).await?;
             }
             if self.buffer.is_empty() && self.buffer.capacity() < self.expected {
-                self.buffer = BytesMut::with_capacity(self.expected.min(self.part_size));
+                let spare = self.multipart.as_mut().and_then(|multipart| multipart.spare.pop());
+                let new = || BytesMut::with_capacity(self.expected.min(self.part_size));
+                self.buffer = spare.unwrap_or_else(new);
             }
             let room = self.part_size - self.buffer.len();
             let piece = chunk.split_to(room.min(chunk.len()));
@@ -153,14 +157,16 @@ impl S3Upload {
         multipart.started += 1;
         let (number, id, checksum) = (multipart.started, multipart.id.clone(), multipart.checksum);
         let budget = self.part_size as u64;
-        multipart
-            .flying
-            .spawn(async move { target.upload_part(&id, number, bytes, checksum, budget).await });
+        multipart.flying.spawn(async move {
+            let sent = bytes.clone();
+            let part = target.upload_part(&id, number, sent, checksum, budget).await?;
+            Ok((part, bytes))
+        });
         Ok(())
     }
 
     async fn complete(&mut self) -> Result<ObjectInfo> {
-        let rest = self.buffer.split().freeze();
+        let rest = std::mem::take(&mut self.buffer).freeze();
         let target = self.target.clone();
         if self.multipart.is_none() {
             return target.put(rest, self.part_size as u64).await;
@@ -243,8 +249,14 @@ impl Drop for S3Upload {
 impl Multipart {
     async fn land_one(&mut self, target: &Target) -> Result<()> {
         match self.flying.join_next().await {
-            Some(Ok(part)) => {
-                self.done.push(part?);
+            Some(Ok(landed)) => {
+                let (part, bytes) = landed?;
+                self.done.push(part);
+                // Not where somebody below still holds them.
+                if let Ok(mut memory) = bytes.try_into_mut() {
+                    memory.clear();
+                    self.spare.push(memory);
+                }
                 Ok(())
             }
             Some(Err(error)) => {
@@ -367,7 +379,14 @@ impl Target {
             let act = format!("{}: the store gave no upload id", self.act);
             return Err(StoreError::new(ErrorKind::Io, act));
         }
-        Ok(Multipart { id, checksum, started: 0, flying: JoinSet::new(), done: Vec::new() })
+        Ok(Multipart {
+            id,
+            checksum,
+            started: 0,
+            flying: JoinSet::new(),
+            done: Vec::new(),
+            spare: Vec::new(),
+        })
     }
 
     async fn upload_part(

@@ -1,0 +1,1 @@
+//! Units, properties and hostile bytes.

@@ -1,0 +1,455 @@
+//! What holds for every [`Node`], as functions over one and an empty directory
+//! on it. A node over SSH, a simulated one and real hosts run the same.
+//!
+//! The user on the node is root.
+
+#![allow(dead_code, unreachable_pub)]
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use etcdvault::node::archive::{Kind, Member, Reader, Writer};
+use etcdvault::node::{
+    Attributes, ByteStream, FileKind, Node, NodeError, NodeErrorKind, ProcessQuery, TreeSpec,
+    WriteHow, WriteLike,
+};
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use sha2::{Digest as _, Sha256};
+
+/// Runs everything about files below `root`, an empty directory.
+pub async fn files(node: &dyn Node, root: &Path) {
+    write_and_read(node, &sub(node, root, "write").await).await;
+    attributes_are_cloned(node, &sub(node, root, "attributes").await).await;
+    refusals_leave_everything(node, &sub(node, root, "refusals").await).await;
+    links_are_not_followed(node, &sub(node, root, "links").await).await;
+    renames(node, &sub(node, root, "renames").await).await;
+    digests(node, &sub(node, root, "digests").await).await;
+    spaces(node, root).await;
+}
+
+/// Runs everything about trees below `root`, an empty directory.
+pub async fn trees(node: &dyn Node, root: &Path) {
+    round_trip(node, &sub(node, root, "round").await).await;
+    excludes_and_missing(node, &sub(node, root, "exclude").await).await;
+    hostile_streams(node, &sub(node, root, "hostile").await).await;
+    cut_streams(node, &sub(node, root, "cut").await).await;
+}
+
+/// What can be asked of any machine.
+pub async fn machine(node: &dyn Node) {
+    let facts = node.facts().await.unwrap();
+    assert!(!facts.hostname.is_empty() && !facts.boot_id.is_empty(), "{facts:?}");
+    assert_eq!(facts.uid, 0);
+    assert!(facts.now > 1_600_000_000_000_000_000, "{}", facts.now);
+    let mounts = node.mounts().await.unwrap();
+    assert!(mounts.iter().any(|mount| mount.point == Path::new("/")), "{mounts:?}");
+    let first = node.processes(ProcessQuery::Pid(1)).await.unwrap();
+    assert_eq!(first.len(), 1, "{first:?}");
+    let none = ProcessQuery::Program("no-such-program-at-all".to_owned());
+    assert_eq!(node.processes(none).await.unwrap(), []);
+    let reach = node.reach(vec!["127.0.0.1:1".to_owned()], Duration::from_secs(10)).await.unwrap();
+    assert!(reach.len() == 1 && reach[0].error.is_some(), "{reach:?}");
+}
+
+pub fn plain(mode: u32) -> Attributes {
+    Attributes { uid: 0, gid: 0, owner: None, group: None, mode, xattrs: BTreeMap::new() }
+}
+
+pub fn new(mode: u32) -> WriteHow {
+    WriteHow { like: WriteLike::Attributes(plain(mode)), replaces: None }
+}
+
+pub fn sha(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
+}
+
+pub async fn sub(node: &dyn Node, root: &Path, name: &str) -> PathBuf {
+    let path = root.join(name);
+    node.make_dir(&path, WriteLike::Attributes(plain(0o755))).await.unwrap();
+    path
+}
+
+#[track_caller]
+pub fn kind<T: std::fmt::Debug>(result: Result<T, NodeError>) -> NodeErrorKind {
+    result.unwrap_err().kind
+}
+
+async fn names(node: &dyn Node, path: &Path) -> Vec<String> {
+    let entries = node.list(path).await.unwrap();
+    entries.iter().map(|e| e.path.file_name().unwrap().to_str().unwrap().to_owned()).collect()
+}
+
+pub async fn write_and_read(node: &dyn Node, root: &Path) {
+    let path = root.join("a");
+    assert_eq!(node.stat(&path).await.unwrap(), None);
+    assert_eq!(node.stat(&path.join("below/nothing")).await.unwrap(), None);
+    node.write(&path, b"one", new(0o640)).await.unwrap();
+    let read = node.read(&path, 3).await.unwrap();
+    assert_eq!(read.bytes, b"one");
+    assert_eq!((read.entry.size, read.entry.attributes.mode), (3, 0o640));
+    assert_eq!((read.entry.kind, &read.entry.path), (FileKind::File, &path));
+    // Below a file there is nothing.
+    assert_eq!(node.stat(&path.join("b")).await.unwrap(), None);
+
+    let like = WriteLike::Itself;
+    let how = WriteHow { like: like.clone(), replaces: Some(sha(b"one")) };
+    node.write(&path, b"two!", how).await.unwrap();
+    let read = node.read(&path, 100).await.unwrap();
+    assert_eq!((read.bytes.as_slice(), read.entry.attributes.mode), (b"two!".as_slice(), 0o640));
+    let modified = node.stat(&path).await.unwrap().unwrap().modified;
+    let now = node.facts().await.unwrap().now;
+    assert!((modified - now).abs() < 3_600_000_000_000, "{modified} {now}");
+
+    node.write(&root.join("empty"), b"", new(0o600)).await.unwrap();
+    assert_eq!(node.read(&root.join("empty"), 0).await.unwrap().bytes, b"");
+    node.write(&root.join("sp ace\nü"), b"x", new(0o600)).await.unwrap();
+    assert_eq!(names(node, root).await, ["a", "empty", "sp ace\nü"]);
+
+    node.remove_own(&path, sha(b"two!")).await.unwrap();
+    assert_eq!(node.stat(&path).await.unwrap(), None);
+}
+
+pub async fn attributes_are_cloned(node: &dyn Node, root: &Path) {
+    let (from, to) = (root.join("from"), root.join("to"));
+    let xattrs = BTreeMap::from([
+        ("user.note".to_owned(), b"a\0b\n=".to_vec()),
+        ("trusted.etcdvault".to_owned(), vec![0xff, 0]),
+    ]);
+    let attributes = Attributes { uid: 4242, gid: 4343, mode: 0o4751, xattrs, ..plain(0) };
+    let how = WriteHow { like: WriteLike::Attributes(attributes.clone()), replaces: None };
+    node.write(&from, b"x", how).await.unwrap();
+    let clone = WriteLike::Path(from.clone());
+    let how = WriteHow { like: clone.clone(), replaces: None };
+    node.write(&to, b"y", how).await.unwrap();
+    node.make_dir(&root.join("dir"), clone).await.unwrap();
+    let plainly = |mut found: Attributes| {
+        // A machine with SELinux labels everything.
+        found.xattrs.remove("security.selinux");
+        found
+    };
+    for path in [&from, &to, &root.join("dir")] {
+        let found = node.stat(path).await.unwrap().unwrap().attributes;
+        assert_eq!(plainly(found), attributes, "{}", path.display());
+    }
+    let missing = WriteLike::Path(root.join("missing"));
+    assert_eq!(kind(node.make_dir(&root.join("d2"), missing).await), NodeErrorKind::NotFound);
+    let how = WriteHow { like: WriteLike::Itself, replaces: None };
+    assert_eq!(kind(node.write(&root.join("n"), b"", how).await), NodeErrorKind::NotFound);
+    assert_eq!(names(node, root).await, ["dir", "from", "to"]);
+}
+
+pub async fn refusals_leave_everything(node: &dyn Node, root: &Path) {
+    let path = root.join("a");
+    node.write(&path, b"mine", new(0o600)).await.unwrap();
+    let before = node.digest(root).await.unwrap();
+    assert_eq!(kind(node.write(&path, b"other", new(0o600)).await), NodeErrorKind::AlreadyExists);
+    let how = WriteHow { like: WriteLike::Itself, replaces: Some(sha(b"theirs")) };
+    assert_eq!(kind(node.write(&path, b"other", how).await), NodeErrorKind::Unexpected);
+    let how = WriteHow { like: WriteLike::Path(path.clone()), replaces: Some(sha(b"mine")) };
+    assert_eq!(kind(node.write(&root.join("b"), b"", how).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.remove_own(&path, sha(b"theirs")).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.remove_own(root, sha(b"")).await), NodeErrorKind::Unexpected);
+    let nothing = root.join("nothing");
+    assert_eq!(kind(node.remove_own(&nothing, sha(b"")).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.read(&path, 3).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.read(root, 3000).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.read(&nothing, 3).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.list(&nothing).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.list(&path).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.digest(&nothing).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.space(&nothing).await), NodeErrorKind::NotFound);
+    let like = WriteLike::Attributes(plain(0o700));
+    assert_eq!(kind(node.make_dir(&path, like.clone()).await), NodeErrorKind::AlreadyExists);
+    assert_eq!(kind(node.make_dir(&nothing.join("x"), like).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.write(&nothing.join("x"), b"", new(0)).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.stat(Path::new("relative")).await), NodeErrorKind::Unexpected);
+    let upwards = root.join("../refusals/a");
+    assert_eq!(kind(node.read(&upwards, 10).await), NodeErrorKind::Unexpected);
+    assert_eq!(node.digest(root).await.unwrap(), before);
+}
+
+/// A tree made through the node alone, with links in it.
+async fn with_links(node: &dyn Node, root: &Path) -> PathBuf {
+    let member = |path: &str, kind| Member {
+        path: path.into(),
+        kind,
+        uid: 0,
+        gid: 0,
+        owner: "root".to_owned(),
+        group: String::new(),
+        mode: 0o750,
+        modified: 1_234_567_890_123_456_789,
+        xattrs: BTreeMap::new(),
+    };
+    let file = Kind::File {
+        size: 4,
+        extents: vec![etcdvault::node::archive::Extent { offset: 0, length: 4 }],
+    };
+    let mut writer = Writer::new(Vec::new());
+    writer.append_file(&member("dir/file", file), &b"text".as_slice()).unwrap();
+    writer.append(&member("link", Kind::Symlink("dir/file".into()))).unwrap();
+    writer.append(&member("dirlink", Kind::Symlink("dir".into()))).unwrap();
+    writer.append(&member("same", Kind::HardLink("dir/file".into()))).unwrap();
+    let tree = root.join("tree");
+    node.unpack_tree(&tree, one(writer.finish(&[]).unwrap())).await.unwrap();
+    tree
+}
+
+pub async fn links_are_not_followed(node: &dyn Node, root: &Path) {
+    let tree = with_links(node, root).await;
+    let link = tree.join("link");
+    let entry = node.stat(&link).await.unwrap().unwrap();
+    assert_eq!(entry.kind, FileKind::Symlink);
+    assert_eq!(entry.target.as_deref(), Some(Path::new("dir/file")));
+    let file = node.stat(&tree.join("dir/file")).await.unwrap().unwrap();
+    assert_eq!(
+        (file.kind, file.size, file.modified),
+        (FileKind::File, 4, 1_234_567_890_123_456_789)
+    );
+    assert_eq!(kind(node.read(&link, 100).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.list(&tree.join("dirlink")).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.remove_own(&link, sha(b"text")).await), NodeErrorKind::Unexpected);
+    let how = WriteHow { like: WriteLike::Attributes(plain(0o600)), replaces: Some(sha(b"text")) };
+    assert_eq!(kind(node.write(&link, b"", how).await), NodeErrorKind::Unexpected);
+    // A link further up is a way like any other.
+    assert_eq!(node.read(&tree.join("dirlink/file"), 4).await.unwrap().bytes, b"text");
+    // A link itself can be moved, and is then still one.
+    node.rename(&link, &tree.join("moved")).await.unwrap();
+    let moved = node.stat(&tree.join("moved")).await.unwrap().unwrap();
+    assert_eq!(moved.kind, FileKind::Symlink);
+    // Writing one name of a file does not write the other.
+    let how = WriteHow { like: WriteLike::Itself, replaces: Some(sha(b"text")) };
+    node.write(&tree.join("same"), b"new", how).await.unwrap();
+    assert_eq!(node.read(&tree.join("dir/file"), 4).await.unwrap().bytes, b"text");
+}
+
+pub async fn renames(node: &dyn Node, root: &Path) {
+    let (a, b, dir) = (root.join("a"), root.join("b"), root.join("dir"));
+    node.write(&a, b"a", new(0o600)).await.unwrap();
+    node.write(&b, b"b", new(0o600)).await.unwrap();
+    assert_eq!(kind(node.rename(&a, &b).await), NodeErrorKind::AlreadyExists);
+    assert_eq!(kind(node.rename(&a, &a).await), NodeErrorKind::AlreadyExists);
+    assert_eq!(kind(node.rename(&root.join("no"), &root.join("c")).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(node.rename(&a, &root.join("no/c")).await), NodeErrorKind::NotFound);
+    let like = WriteLike::Attributes(plain(0o711));
+    node.make_dir(&dir, like.clone()).await.unwrap();
+    node.make_dir(&root.join("void"), like).await.unwrap();
+    // Not even an empty directory is replaced.
+    assert_eq!(kind(node.rename(&dir, &root.join("void")).await), NodeErrorKind::AlreadyExists);
+    assert!(node.rename(&dir, &dir.join("below")).await.is_err());
+    node.rename(&a, &dir.join("a")).await.unwrap();
+    node.rename(&dir, &root.join("aside")).await.unwrap();
+    assert_eq!(node.read(&root.join("aside/a"), 1).await.unwrap().bytes, b"a");
+    assert_eq!(node.read(&b, 1).await.unwrap().bytes, b"b");
+    assert_eq!(names(node, root).await, ["aside", "b", "void"]);
+}
+
+pub async fn digests(node: &dyn Node, root: &Path) {
+    let dir = sub(node, root, "one").await;
+    let empty = node.digest(&dir).await.unwrap();
+    assert_eq!((empty.entries, empty.bytes), (1, 0));
+    node.write(&dir.join("f"), b"content", new(0o600)).await.unwrap();
+    let full = node.digest(&dir).await.unwrap();
+    assert_eq!((full.entries, full.bytes), (2, 7));
+    assert_ne!(empty.sha256, full.sha256);
+    assert_eq!(node.digest(&dir).await.unwrap(), full);
+    // The name of the root does not count, everything below does.
+    let moved = root.join("two");
+    node.rename(&dir, &moved).await.unwrap();
+    assert_eq!(node.digest(&moved).await.unwrap(), full);
+    node.rename(&moved.join("f"), &moved.join("g")).await.unwrap();
+    assert_ne!(node.digest(&moved).await.unwrap(), full);
+    let other = sub(node, root, "three").await;
+    node.write(&other.join("f"), b"content", new(0o640)).await.unwrap();
+    assert_ne!(node.digest(&other).await.unwrap(), full, "the mode does not count");
+    let file = node.digest(&other.join("f")).await.unwrap();
+    assert_eq!((file.entries, file.bytes), (1, 7));
+}
+
+pub async fn spaces(node: &dyn Node, root: &Path) {
+    let space = node.space(root).await.unwrap();
+    assert!(space.available > 0 && space.available <= space.total && !space.read_only);
+    let mut points: Vec<PathBuf> =
+        node.mounts().await.unwrap().into_iter().map(|mount| mount.point).collect();
+    points.retain(|point| root.starts_with(point));
+    assert!(!points.is_empty());
+    assert!(!node.stat(root).await.unwrap().unwrap().mount_point);
+    assert!(node.stat(Path::new("/")).await.unwrap().unwrap().mount_point);
+}
+
+/// The stream's bytes.
+pub async fn collect(stream: ByteStream) -> Result<Vec<u8>, NodeError> {
+    let chunks: Vec<Bytes> = stream.try_collect().await?;
+    Ok(chunks.concat())
+}
+
+/// Bytes as a stream of small chunks.
+pub fn one(bytes: Vec<u8>) -> ByteStream {
+    let chunks: Vec<_> = bytes.chunks(1000).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
+    futures_util::stream::iter(chunks).boxed()
+}
+
+pub async fn round_trip(node: &dyn Node, root: &Path) {
+    let tree = with_links(node, root).await;
+    let big: Vec<u8> = (0..700_000u32).flat_map(|n| (n % 251).to_le_bytes()).collect();
+    node.write(&tree.join("big"), &big, new(0o604)).await.unwrap();
+    let long = tree.join("n".repeat(200));
+    node.write(&long, b"", new(0o600)).await.unwrap();
+    let attributes = Attributes {
+        uid: 3_000_000,
+        gid: 7,
+        xattrs: BTreeMap::from([("user.a=b%c".to_owned(), b"v\n\0".to_vec())]),
+        ..plain(0o2755)
+    };
+    node.make_dir(&tree.join("owned"), WriteLike::Attributes(attributes)).await.unwrap();
+
+    let before = node.digest(&tree).await.unwrap();
+    let spec =
+        TreeSpec { roots: vec![tree.clone()], base: Some(tree.clone()), ..TreeSpec::default() };
+    let copy = root.join("copy");
+    let unpacked =
+        node.unpack_tree(&copy, node.save_tree(spec.clone()).await.unwrap()).await.unwrap();
+    assert_eq!(unpacked, before);
+    assert_eq!(node.digest(&copy).await.unwrap(), before);
+    for path in ["", "dir", "dir/file", "link", "big"] {
+        let (old, new) = (node.stat(&tree.join(path)).await, node.stat(&copy.join(path)).await);
+        let (old, new) = (old.unwrap().unwrap(), new.unwrap().unwrap());
+        assert_eq!(old.modified, new.modified, "{path}");
+        assert_eq!(old.attributes.mode, new.attributes.mode, "{path}");
+    }
+    // The same tree gives the same bytes.
+    let first = collect(node.save_tree(spec.clone()).await.unwrap()).await.unwrap();
+    assert_eq!(first, collect(node.save_tree(spec).await.unwrap()).await.unwrap());
+    // Without a base the names begin at the root of the node.
+    let spec = TreeSpec { roots: vec![tree.join("dir")], ..TreeSpec::default() };
+    let bytes = collect(node.save_tree(spec).await.unwrap()).await.unwrap();
+    let member = Reader::new(bytes.as_slice()).next_member().unwrap().unwrap();
+    assert_eq!(Path::new("/").join(member.path), tree.join("dir"));
+    // Where something stands nothing is unpacked.
+    assert_eq!(kind(node.unpack_tree(&copy, one(bytes)).await), NodeErrorKind::AlreadyExists);
+    assert_eq!(names(node, root).await, ["copy", "tree"]);
+}
+
+pub async fn excludes_and_missing(node: &dyn Node, root: &Path) {
+    for (name, content) in [("keep", "1"), ("skip", "2"), ("skipped-not", "3")] {
+        node.write(&root.join(name), content.as_bytes(), new(0o600)).await.unwrap();
+    }
+    let dir = sub(node, root, "no").await;
+    node.write(&dir.join("below"), b"", new(0o600)).await.unwrap();
+    let spec = TreeSpec {
+        roots: vec![root.join("missing"), root.join("keep"), root.to_owned()],
+        exclude: vec![root.join("skip"), dir],
+        base: Some(root.to_owned()),
+    };
+    let bytes = collect(node.save_tree(spec).await.unwrap()).await.unwrap();
+    let mut reader = Reader::new(bytes.as_slice());
+    let mut found = Vec::new();
+    while let Some(member) = reader.next_member().unwrap() {
+        found.push(member.path.to_str().unwrap().to_owned());
+    }
+    assert_eq!(found, ["", "keep", "skipped-not"]);
+    let outside =
+        TreeSpec { roots: vec!["/etc".into()], base: Some(root.to_owned()), ..TreeSpec::default() };
+    assert_eq!(kind(node.save_tree(outside).await.map(|_| ())), NodeErrorKind::Unexpected);
+    let nothing = TreeSpec { roots: vec![root.join("missing")], ..TreeSpec::default() };
+    let bytes = collect(node.save_tree(nothing).await.unwrap()).await.unwrap();
+    assert_eq!(Reader::new(bytes.as_slice()).next_member().unwrap(), None);
+}
+
+/// A member as a hostile sender would write it, its name unchecked.
+pub fn raw_member(name: &str, kind: u8, link: &str, content: &[u8]) -> Vec<u8> {
+    let mut block = [0u8; 512];
+    block[..name.len()].copy_from_slice(name.as_bytes());
+    block[100..108].copy_from_slice(b"0000644\0");
+    block[108..116].copy_from_slice(b"0000000\0");
+    block[116..124].copy_from_slice(b"0000000\0");
+    block[124..136].copy_from_slice(format!("{:011o}\0", content.len()).as_bytes());
+    block[136..148].copy_from_slice(b"00000000000\0");
+    block[156] = kind;
+    block[157..157 + link.len()].copy_from_slice(link.as_bytes());
+    block[257..265].copy_from_slice(b"ustar\x0000");
+    block[148..156].fill(b' ');
+    let sum: u32 = block.iter().map(|byte| u32::from(*byte)).sum();
+    block[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let mut out = block.to_vec();
+    out.extend_from_slice(content);
+    out.resize(out.len().next_multiple_of(512), 0);
+    out
+}
+
+pub fn ended(members: &[Vec<u8>]) -> Vec<u8> {
+    let mut out = members.concat();
+    out.resize(out.len() + 1024, 0);
+    out
+}
+
+pub async fn hostile_streams(node: &dyn Node, root: &Path) {
+    let outside = sub(node, root, "outside").await;
+    node.write(&outside.join("file"), b"untouched", new(0o600)).await.unwrap();
+    let before = node.digest(&outside).await.unwrap();
+    let there = outside.to_str().unwrap().to_owned();
+    assert!(there.len() < 80, "{there} is too long for a header");
+    let file = |name: &str| raw_member(name, b'0', "", b"evil");
+    let link = |name: &str, to: &str| raw_member(name, b'2', to, b"");
+    let cases: Vec<(&str, Vec<Vec<u8>>)> = vec![
+        ("absolute", vec![file(&format!("{there}/evil"))]),
+        ("upwards", vec![file("../outside/evil")]),
+        ("upwards further in", vec![file("a/../../outside/evil")]),
+        ("through a link", vec![link("l", &there), file("l/evil")]),
+        ("over a link", vec![link("l", &format!("{there}/file")), file("l")]),
+        ("through a relative link", vec![link("l", "../outside"), file("l/evil")]),
+        ("a directory over a link", vec![link("l", &there), raw_member("l/", b'5', "", b"")]),
+        ("through two links", vec![link("a", "."), link("a/l", &there), file("a/l/evil")]),
+        ("a hard link to outside", vec![raw_member("h", b'1', &format!("{there}/file"), b"")]),
+        ("a hard link upwards", vec![raw_member("h", b'1', "../outside/file", b"")]),
+        (
+            "a hard link through a link",
+            vec![link("l", &there), raw_member("h", b'1', "l/file", b"")],
+        ),
+        (
+            "a hard link to a link",
+            vec![link("l", &format!("{there}/file")), raw_member("h", b'1', "l", b"")],
+        ),
+        ("a hard link to nothing", vec![raw_member("h", b'1', "later", b"")]),
+        ("a device", vec![raw_member("d", b'3', "", b"")]),
+        ("a pipe", vec![raw_member("p", b'6', "", b"")]),
+        ("twice", vec![file("f"), file("f")]),
+        ("a file as a directory", vec![file("f"), file("f/g")]),
+        ("the root as a file", vec![file(".")]),
+        ("the root as a link", vec![link("./", &there)]),
+        ("a directory with content", vec![raw_member("d", b'5', "", b"x")]),
+        ("no checksum", vec![vec![b'x'; 512]]),
+    ];
+    for (what, members) in cases {
+        let target = root.join("target");
+        let result = node.unpack_tree(&target, one(ended(&members))).await;
+        let error = result.map(|_| ()).expect_err(what);
+        let refused = [NodeErrorKind::Unexpected, NodeErrorKind::AlreadyExists];
+        assert!(refused.contains(&error.kind), "{what}: {error:?}");
+        assert_eq!(names(node, root).await, ["outside"], "{what}");
+        assert_eq!(node.digest(&outside).await.unwrap(), before, "{what}");
+    }
+}
+
+pub async fn cut_streams(node: &dyn Node, root: &Path) {
+    let whole = ended(&[
+        raw_member("dir/", b'5', "", b""),
+        raw_member("dir/a", b'0', "", &[7; 1500]),
+        raw_member("b", b'0', "", b"b"),
+    ]);
+    // The last block is not needed: one that is zero ends the stream.
+    for cut in [0, 1, 511, 512, 513, 1024, 2000, 2560, 3072, 3500, whole.len() - 1024] {
+        let result = node.unpack_tree(&root.join("t"), one(whole[..cut].to_vec())).await;
+        assert_eq!(kind(result), NodeErrorKind::Unexpected, "cut at {cut}");
+        assert_eq!(names(node, root).await, [""; 0], "cut at {cut}");
+    }
+    let broken = NodeError::new(node.name(), NodeErrorKind::Lost, "read", "it broke");
+    let chunks = vec![Ok(Bytes::copy_from_slice(&whole[..2000])), Err(broken)];
+    let stream = futures_util::stream::iter(chunks).boxed();
+    assert_eq!(kind(node.unpack_tree(&root.join("t"), stream).await), NodeErrorKind::Lost);
+    assert_eq!(names(node, root).await, [""; 0]);
+    node.unpack_tree(&root.join("t"), one(whole)).await.unwrap();
+    assert_eq!(names(node, root).await, ["t"]);
+}
