@@ -18,9 +18,9 @@ pub mod error;
 pub mod kubelet;
 pub mod local;
 pub mod remote;
+pub mod sim;
 pub mod ssh;
 pub mod static_pod;
-pub mod sim;
 pub mod types;
 
 use std::fmt;

@@ -2,6 +2,8 @@
 //! must pass, and each kind of wrong step is found by it; the lock, and journals
 //! that were damaged, cut or mixed up.
 
+#[path = "common/node_contract.rs"]
+mod node_contract;
 #[path = "common/node_places.rs"]
 mod node_places;
 #[path = "common/plan_matrix.rs"]
@@ -667,6 +669,17 @@ async fn a_claim_on_a_minority_is_replaced_by_the_next_holder() {
     assert_eq!(lock::holder(&stores, "prod").await, None, "what it had it gave back");
 }
 
+/// A simulated node keeps what every node promises.
+#[tokio::test(start_paused = true)]
+async fn a_simulated_node_passes_the_contract_of_nodes() {
+    let net = SimNet::new();
+    let node = net.add(&NodeName::new("k1").unwrap());
+    node.dir("/srv/files").dir("/srv/trees");
+    node_contract::files(&node, Path::new("/srv/files")).await;
+    node_contract::trees(&node, Path::new("/srv/trees")).await;
+    node_contract::machine(&node).await;
+}
+
 #[test]
 fn a_plan_is_shown_as_rows_and_as_shell() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -703,7 +716,7 @@ fn plans_that_break_a_rule_are_refused() {
     refused("is final", &|plan| plan.last_free_return = None);
     refused("no earlier one gives", &|plan| drop(plan.stages[2].steps.remove(1)));
     refused("runs at the same time", &|plan| plan.stages[2].at_once = 2);
-    refused("keeps no journal", &|plan| drop(plan.nodes.remove(&place("k2"))));
+    refused("keeps no journal", &|plan| assert!(plan.nodes.remove(&place("k2"))));
     refused("both give", &|plan| {
         let mint = plan.stages[2].steps[1].clone();
         plan.stages[2].steps.push(mint);
