@@ -2,6 +2,8 @@
 //! must pass, and each kind of wrong step is found by it; the lock, and journals
 //! that were damaged, cut or mixed up.
 
+#[path = "common/node_contract.rs"]
+mod node_contract;
 #[path = "common/node_places.rs"]
 mod node_places;
 #[path = "common/plan_matrix.rs"]
@@ -528,7 +530,8 @@ async fn a_node_that_is_missing_is_named_and_can_be_left_out_of_a_rollback() {
         Options { take_over_lock: true, without: [place("k2")].into(), ..Options::default() };
     let engine = case.engine("third", Stop::never(), Events::none(), options);
     let report = engine.rollback::<Toy>(case.plan.id).await.unwrap();
-    assert!(matches!(report.outcome, Outcome::RolledBack) && !report.is_complete());
+    assert!(matches!(report.outcome, Outcome::RolledBack), "{:?}", report.outcome);
+    assert!(!report.is_complete());
     assert_eq!(
         report.left.iter().map(ToString::to_string).collect::<Vec<_>>(),
         ["2.2", "3.2", "5.2"]
@@ -640,7 +643,8 @@ async fn a_claim_on_a_minority_is_replaced_by_the_next_holder() {
     let (stores, clock) = (locks(&case), Clock::system());
     let (a, b) = (owner("a"), owner("b"));
     // The taker dies at its first claim.
-    let write = case.net.calls() + 4;
+    // Three looks and two directories come before it.
+    let write = case.net.calls() + 6;
     case.net.trouble_at(write, Trouble::Freeze, When::After);
     let dying = request(&a, false);
     tokio::select! {
@@ -663,6 +667,17 @@ async fn a_claim_on_a_minority_is_replaced_by_the_next_holder() {
     assert!(matches!(error, LockError::NoMajority { needed: 2, reached: 1, .. }), "{error:?}");
     case.net.heal();
     assert_eq!(lock::holder(&stores, "prod").await, None, "what it had it gave back");
+}
+
+/// A simulated node keeps what every node promises.
+#[tokio::test(start_paused = true)]
+async fn a_simulated_node_passes_the_contract_of_nodes() {
+    let net = SimNet::new();
+    let node = net.add(&NodeName::new("k1").unwrap());
+    node.dir("/srv/files").dir("/srv/trees");
+    node_contract::files(&node, Path::new("/srv/files")).await;
+    node_contract::trees(&node, Path::new("/srv/trees")).await;
+    node_contract::machine(&node).await;
 }
 
 #[test]
@@ -701,7 +716,7 @@ fn plans_that_break_a_rule_are_refused() {
     refused("is final", &|plan| plan.last_free_return = None);
     refused("no earlier one gives", &|plan| drop(plan.stages[2].steps.remove(1)));
     refused("runs at the same time", &|plan| plan.stages[2].at_once = 2);
-    refused("keeps no journal", &|plan| drop(plan.nodes.remove(&place("k2"))));
+    refused("keeps no journal", &|plan| assert!(plan.nodes.remove(&place("k2"))));
     refused("both give", &|plan| {
         let mint = plan.stages[2].steps[1].clone();
         plan.stages[2].steps.push(mint);

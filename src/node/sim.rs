@@ -18,6 +18,7 @@ mod files;
 mod machine;
 mod pods;
 mod program;
+mod trees;
 mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +29,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio::time::Instant;
 
 use self::files::{Inode, Tree, plain};
@@ -578,16 +581,22 @@ impl Node for SimNode {
         .await
     }
 
-    async fn save_tree(&self, _spec: TreeSpec) -> Result<ByteStream, NodeError> {
-        self.call("save a tree".into(), |_, _| {
-            Err(Fault::new(NodeErrorKind::Unsupported, "simulated nodes give no archives yet"))
-        })
-        .await
+    async fn save_tree(&self, spec: TreeSpec) -> Result<ByteStream, NodeError> {
+        let tar =
+            self.call("save trees".into(), |machine, _| trees::save(&machine.tree, &spec)).await?;
+        let chunks: Vec<_> =
+            tar.chunks(64 << 10).map(|part| Ok(Bytes::copy_from_slice(part))).collect();
+        Ok(futures_util::stream::iter(chunks).boxed())
     }
 
-    async fn unpack_tree(&self, _root: &Path, _tar: ByteStream) -> Result<TreeDigest, NodeError> {
-        self.call("unpack a tree".into(), |_, _| {
-            Err(Fault::new(NodeErrorKind::Unsupported, "simulated nodes take no archives yet"))
+    async fn unpack_tree(&self, root: &Path, tar: ByteStream) -> Result<TreeDigest, NodeError> {
+        let chunks: Vec<Bytes> = tar.try_collect().await?;
+        let tar = chunks.concat();
+        self.call(format!("unpack {}", show(root)), |machine, moment| {
+            machine.tree.place(root)?;
+            let found = trees::read(&tar, machine.now(moment))?;
+            trees::unpack(&mut machine.tree, root, found)?;
+            machine.tree.digest(root)
         })
         .await
     }
@@ -668,3 +677,6 @@ impl Tree {
         tree
     }
 }
+
+#[cfg(test)]
+mod tests;

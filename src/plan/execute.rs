@@ -300,9 +300,10 @@ impl<W: Send + Sync> Engine<W> {
     pub async fn resume<S: Act<W>>(&self, id: PlanId) -> Result<Report, RunError> {
         let found = journal::load::<S>(&self.journals, id).await?;
         self.check_places(&found.plan)?;
+        require_all(&found, &BTreeSet::new())?;
         self.locked(&found.plan, async |lock| {
             // It may have been put on some places only.
-            journal::put(&self.journals, &found.plan).await?;
+            journal::put(&nodes_of(&self.journals), &found.plan).await?;
             // Read again: only now is nobody else writing.
             let history = journal::load::<S>(&self.journals, id).await?;
             require_all(&history, &BTreeSet::new())?;
@@ -321,7 +322,9 @@ impl<W: Send + Sync> Engine<W> {
         let journals: Vec<_> = self.journals.iter().filter(kept).cloned().collect();
         let found = journal::load::<S>(&journals, id).await?;
         self.check_places(&found.plan)?;
+        require_all(&found, without)?;
         self.locked(&found.plan, async |lock| {
+            journal::put(&nodes_of(&journals), &found.plan).await?;
             let history = journal::load::<S>(&journals, id).await?;
             require_all(&history, without)?;
             if history.ending == Some(Ending::RolledBack) {
@@ -354,8 +357,7 @@ impl<W: Send + Sync> Engine<W> {
         if self.options.beside_unfinished {
             return Ok(());
         }
-        let nodes = self.journals.iter().filter(|store| store.keeps_records());
-        let (plans, missing) = journal::list(&nodes.cloned().collect::<Vec<_>>()).await;
+        let (plans, missing) = journal::list(&nodes_of(&self.journals)).await;
         if !missing.is_empty() {
             return Err(JournalError::Missing { missing, total: self.journals.len() }.into());
         }
@@ -455,6 +457,11 @@ impl<W: Send + Sync> Engine<W> {
         let states = run.states.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(report(&history.plan, direction, outcome, states, left, warnings))
     }
+}
+
+/// The nodes alone: to go on or back the vault is not needed.
+fn nodes_of(stores: &[Arc<dyn JournalStore>]) -> Vec<Arc<dyn JournalStore>> {
+    stores.iter().filter(|store| store.keeps_records()).cloned().collect()
 }
 
 /// Every node of the plan answers, but for those left out.
@@ -611,7 +618,11 @@ impl<S: Act<W>, W: Send + Sync> Run<'_, S, W> {
 
     /// Writes what happened to a step, and keeps it in mind.
     async fn record(&self, id: StepId, entry: Entry, state: StepState) -> Result<(), Broke> {
-        let places = self.plan.journals_of(id);
+        let places = match &entry {
+            // Other nodes' steps need what it gave, also when its own node is gone.
+            Entry::Applied { outputs, .. } if !outputs.is_empty() => self.plan.nodes.clone(),
+            _ => self.plan.journals_of(id),
+        };
         // Before it is written: what cannot be written may stand all the same.
         if matches!(state, StepState::Doubt(_)) {
             self.states().insert(id, state);

@@ -1,6 +1,6 @@
 //! Journals and locks of plans on nodes, behind the interface of a node alone.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -7,7 +7,7 @@
 //!
 //! What lasts is compared: files with owner, mode and attributes, units, pods.
 
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -116,7 +116,7 @@ impl Tree {
         self.volumes[volume].total.saturating_sub(used as u64)
     }
 
-    fn writable(&self, path: &Path, more: usize) -> Result<(), Fault> {
+    pub(super) fn writable(&self, path: &Path, more: usize) -> Result<(), Fault> {
         let volume = self.volume_at(path);
         if self.volumes[volume].mount.read_only {
             return fault(NodeErrorKind::ReadOnly, "read-only file system");
@@ -193,7 +193,7 @@ impl Tree {
     }
 
     /// A place for something new: nothing stands there, and its directory does.
-    fn place(&self, path: &Path) -> Result<PathBuf, Fault> {
+    pub(super) fn place(&self, path: &Path) -> Result<PathBuf, Fault> {
         let path = self.resolve(path)?;
         if self.now.contains_key(&path) {
             return fault(NodeErrorKind::AlreadyExists, "something stands there already");
