@@ -253,8 +253,8 @@ fn systemd_reads_units_the_same() {
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/dialect");
     let api = std::fs::read_to_string(fixtures.join("apiserver/kube-apiserver.service"));
     let api = api.expect("a fixture").replace("/usr/local/bin/kube-apiserver", "/bin/true");
-    type Case = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
-    let cases: [Case; 5] = [
+    type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)]);
+    let cases: [Case<'_>; 5] = [
         ("evt-a.service", &api, &[]),
         (
             "evt-b.service",

@@ -14,13 +14,13 @@ use etcdvault::plan::{JOURNAL_DIRECTORY, LOCK_DIRECTORY, MAX_PLAN, Place, PlanId
 use sha2::{Digest as _, Sha256};
 
 #[derive(Debug)]
-pub struct NodePlace {
+pub(crate) struct NodePlace {
     place: Place,
     node: Arc<dyn Node>,
 }
 
 impl NodePlace {
-    pub fn new(node: Arc<dyn Node>) -> Self {
+    pub(crate) fn new(node: Arc<dyn Node>) -> Self {
         let place = Place::new(node.name().as_str()).expect("a node's name is a place's");
         Self { place, node }
     }

@@ -27,10 +27,10 @@ use etcdvault::plan::{Act, Context, Outputs, Plan, Probe, Reversal, StepId};
 use super::node_places::NodePlace;
 
 /// Nodes and a plan for them, freshly built. The plan's id is the same each time.
-pub struct Case<S, W> {
-    pub net: SimNet,
-    pub world: Arc<W>,
-    pub plan: Plan<S>,
+pub(crate) struct Case<S, W> {
+    pub(crate) net: SimNet,
+    pub(crate) world: Arc<W>,
+    pub(crate) plan: Plan<S>,
 }
 
 type Found<T> = Result<T, String>;
@@ -40,7 +40,13 @@ const OWN: &str = "/var/lib/etcdvault";
 
 impl<S: Act<W>, W: Send + Sync + 'static> Case<S, W> {
     /// An engine on some machine.
-    pub fn engine(&self, host: &str, stop: Stop, events: Events, options: Options) -> Engine<W> {
+    pub(crate) fn engine(
+        &self,
+        host: &str,
+        stop: Stop,
+        events: Events,
+        options: Options,
+    ) -> Engine<W> {
         let places: Vec<Arc<NodePlace>> = self
             .plan
             .nodes
@@ -63,18 +69,18 @@ impl<S: Act<W>, W: Send + Sync + 'static> Case<S, W> {
         }
     }
 
-    pub fn plain(&self) -> Engine<W> {
+    pub(crate) fn plain(&self) -> Engine<W> {
         self.engine("first", Stop::never(), Events::none(), Options::default())
     }
 
     /// Another machine, which takes over the lock of the first.
-    pub fn other(&self) -> Engine<W> {
+    pub(crate) fn other(&self) -> Engine<W> {
         let options = Options { take_over_lock: true, ..Options::default() };
         self.engine("second", Stop::never(), Events::none(), options)
     }
 
     /// What lasts, once nothing moves any more.
-    pub async fn snapshot(&self) -> Vec<String> {
+    pub(crate) async fn snapshot(&self) -> Vec<String> {
         tokio::time::sleep(Duration::from_secs(120)).await;
         self.net.snapshot(Path::new(OWN))
     }
@@ -90,17 +96,17 @@ fn differs(what: &str, wanted: &[String], found: &[String]) -> Found<()> {
 }
 
 /// How it goes when nothing goes wrong.
-pub struct Baseline {
-    pub start: Vec<String>,
-    pub end: Vec<String>,
+pub(crate) struct Baseline {
+    pub(crate) start: Vec<String>,
+    pub(crate) end: Vec<String>,
     /// Calls to nodes in the whole run.
-    pub calls: u64,
+    pub(crate) calls: u64,
     /// Steps in the plan.
-    pub steps: u64,
+    pub(crate) steps: u64,
 }
 
 /// Runs the plan undisturbed; each part of it must have changed something.
-pub async fn baseline<S: Act<W>, W: Send + Sync + 'static>(
+pub(crate) async fn baseline<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
 ) -> Found<Baseline> {
     let case = build();
@@ -132,7 +138,7 @@ fn context<'a, S>(
 /// Each step is looked at, done, looked at, done again, and looked at; then the same
 /// for undoing, up to where the plan can be undone. Undoing what was never done
 /// changes nothing, and neither does looking.
-pub async fn each_step_twice<S: Act<W>, W: Send + Sync + 'static>(
+pub(crate) async fn each_step_twice<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
 ) -> Found<u64> {
     let case = build();
@@ -290,7 +296,7 @@ async fn partial<S: Act<W>, W: Send + Sync + 'static>(
 
 /// What is done after a run that was disturbed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Then {
+pub(crate) enum Then {
     Resume,
     RollBack,
 }
@@ -354,7 +360,7 @@ fn complete(report: &Report, what: &str) -> Found<()> {
 
 /// Troubles at every call of a run, before and after the call's effect; then the
 /// plan is resumed, or rolled back, from another machine.
-pub async fn trouble_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
+pub(crate) async fn trouble_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
     trouble: Trouble,
     then: Then,
@@ -390,7 +396,7 @@ pub async fn trouble_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
 
 /// Ctrl-C, once or twice, at the beginning of each step; then the plan is resumed or
 /// rolled back.
-pub async fn stop_at_each_step<S: Act<W>, W: Send + Sync + 'static>(
+pub(crate) async fn stop_at_each_step<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
     presses: u32,
     then: Then,
@@ -440,7 +446,7 @@ async fn stopped_at<S: Act<W>, W: Send + Sync + 'static>(
 
 /// The plan is done as far as it can be undone, and its rollback is killed at every
 /// call; then rolled back again, or resumed, from another machine.
-pub async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
+pub(crate) async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
     then: Then,
 ) -> Found<u64> {
@@ -499,7 +505,7 @@ pub async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
 }
 
 /// None of `secrets` is anywhere in the journal or the lock.
-pub async fn no_secret_in_the_journal<S: Act<W>, W: Send + Sync + 'static>(
+pub(crate) async fn no_secret_in_the_journal<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
     secrets: &[&str],
 ) -> Found<()> {
@@ -517,7 +523,7 @@ pub async fn no_secret_in_the_journal<S: Act<W>, W: Send + Sync + 'static>(
 }
 
 /// Everything above. Returns the cases of each part.
-pub async fn everything<S: Act<W>, W: Send + Sync + 'static>(
+pub(crate) async fn everything<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
 ) -> Found<Vec<(String, u64)>> {
     let mut counts = vec![("each step twice".to_owned(), each_step_twice(build).await?)];

@@ -369,9 +369,9 @@ async fn a_slow_store_holds_the_writer_back() {
             Err(_) => break,
         }
         taken += 1;
-        assert!(taken <= 15, "more than 15 MiB wait in memory");
+        assert!(taken <= 10, "more than 10 MiB wait in memory");
     }
-    assert_eq!((taken, server.count(Op::Part)), (15, 2));
+    assert_eq!((taken, server.count(Op::Part)), (10, 1));
     // The write that was dropped had taken a part of its chunk.
     assert!(upload.finish().await.is_err(), "an object with a hole");
     assert_eq!(server.count(Op::Complete), 0);

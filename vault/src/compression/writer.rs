@@ -135,7 +135,7 @@ impl Pipeline {
             .name("vault-collect".into())
             .spawn(move || collect(from_workers, &end, encryptor, sink))
             .map_err(PipelineError::Thread)?;
-        let pipeline = Self { frame: Vec::new(), feed, free, buffers_left: workers + 2, fed: 0 };
+        let pipeline = Self { frame: Vec::new(), feed, free, buffers_left: workers + 1, fed: 0 };
         Ok((pipeline, collector))
     }
 

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 use super::Spool;
 
 /// What waits in memory before the file is used, or the producer waits.
-const MEMORY: usize = 4 << 20;
+const MEMORY: usize = 2 << 20;
 /// What is read from the file at once.
 const READ: u64 = 1 << 20;
 

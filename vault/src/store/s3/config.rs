@@ -18,8 +18,10 @@ pub const MAX_PART: u64 = 5 * 1024 * MIB;
 /// The part size used unless the object is so large that it needs more: the smallest,
 /// as every part that is on its way waits in memory.
 pub const DEFAULT_PART: u64 = MIN_PART;
-/// The most bytes that one upload holds in memory, unless single parts are larger.
-pub const DEFAULT_BUFFER: u64 = 3 * DEFAULT_PART;
+/// The most bytes that one upload holds in memory, unless single parts are larger: one
+/// part that fills while one is on its way. A single connection carries more than two
+/// workers compress.
+pub const DEFAULT_BUFFER: u64 = 2 * DEFAULT_PART;
 /// How many parts a multipart upload is planned to have at most; S3's own limit
 /// is 10,000, the rest is for sizes that were estimated too low.
 pub const PLANNED_PARTS: u64 = 9_000;
