@@ -2,6 +2,8 @@
 //! control plane of kubeadm's. This program is copied to the host and runs the
 //! tests named `on_…` there, on which nothing of the harness is used.
 
+#![allow(clippy::print_stderr)]
+
 #[path = "common/node_contract.rs"]
 mod contract;
 
