@@ -79,8 +79,8 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// The trees and files of `spec` as an uncompressed tar stream (pax headers;
     /// owners by number and name, modes, times in nanoseconds, extended
     /// attributes, links, sparse maps), as [`archive`] describes it. A root that
-    /// does not exist, sockets and devices are left out; a note at the end of the
-    /// stream says so.
+    /// does not exist is left out; so are sockets and devices, of which, as of files
+    /// that changed meanwhile, notes at the end of the stream tell.
     async fn save_tree(&self, spec: TreeSpec) -> Result<ByteStream, NodeError>;
     /// Unpacks such a stream below `root`, which must not exist: beside its place,
     /// durable, then renamed. With a failure nothing stands at `root`.

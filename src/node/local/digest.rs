@@ -34,6 +34,8 @@ use super::{at, sparse};
 
 const BLOCK: usize = 64 << 10;
 
+static ZEROS: [u8; BLOCK] = [0; BLOCK];
+
 /// Content hashes that are known already, by the number of the inode.
 pub(super) type Known = HashMap<u64, [u8; 32]>;
 
@@ -181,7 +183,7 @@ impl Content {
     }
 
     fn flush(&mut self) {
-        if self.block.iter().any(|byte| *byte != 0) {
+        if *self.block != ZEROS {
             self.sha.update(self.number.to_le_bytes());
             self.sha.update(&self.block);
             self.block.fill(0);

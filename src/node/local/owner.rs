@@ -47,9 +47,8 @@ fn table(text: &str) -> BTreeMap<u32, String> {
     for line in text.lines() {
         let mut fields = line.split(':');
         let (name, id) = (fields.next(), fields.nth(1));
-        if let (Some(name), Some(id)) = (name, id.and_then(|id| id.parse().ok()))
-            && !name.is_empty()
-        {
+        let name = name.filter(|name| !name.is_empty());
+        if let (Some(name), Some(id)) = (name, id.and_then(|id| id.parse().ok())) {
             // As the system does: the first line of a number counts.
             names.entry(id).or_insert_with(|| name.to_owned());
         }

@@ -269,7 +269,7 @@ fn sockets_of(pid: u32) -> Vec<u64> {
     let entries = std::fs::read_dir(place(pid, "fd")).into_iter().flatten().flatten();
     let inode = |entry: std::fs::DirEntry| {
         let link = std::fs::read_link(entry.path()).ok()?;
-        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
     };
     entries.filter_map(inode).collect()
 }

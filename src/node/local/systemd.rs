@@ -193,7 +193,7 @@ fn parse_show(text: &str) -> Option<Shown> {
             result: text("Result"),
             main_pid: text("MainPID").parse().unwrap_or(0),
             fragment: Some(text("FragmentPath")).filter(|p| !p.is_empty()).map(PathBuf::from),
-            drop_ins: text("DropInPaths").split_ascii_whitespace().map(unescape).collect(),
+            drop_ins: paths(&text("DropInPaths")),
             needs_reload: text("NeedDaemonReload") == "yes",
             invocation: text("InvocationID"),
         },
@@ -203,25 +203,23 @@ fn parse_show(text: &str) -> Option<Shown> {
     })
 }
 
-/// Paths in lists have their spaces written as `\x20`.
-fn unescape(word: &str) -> PathBuf {
-    let mut out = Vec::new();
-    let mut rest = word.as_bytes();
-    while let Some((first, behind)) = rest.split_first() {
-        let hex = behind.strip_prefix(b"x").filter(|_| *first == b'\\');
-        let hex = hex.and_then(|hex| std::str::from_utf8(hex.get(..2)?).ok());
-        match hex.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => {
-                out.push(byte);
-                rest = &behind[3..];
+/// The paths of a list: one with a space or the like in it stands in quotes, where
+/// a backslash escapes the next character; any other stands as it is.
+fn paths(list: &str) -> Vec<PathBuf> {
+    let (mut found, mut word, mut quoted) = (Vec::new(), String::new(), false);
+    let mut chars = list.chars();
+    while let Some(next) = chars.next() {
+        match next {
+            '"' => quoted = !quoted,
+            '\\' if quoted => word.extend(chars.next()),
+            next if next.is_ascii_whitespace() && !quoted => {
+                found.push(std::mem::take(&mut word));
             }
-            None => {
-                out.push(*first);
-                rest = behind;
-            }
+            next => word.push(next),
         }
     }
-    PathBuf::from(std::ffi::OsString::from(String::from_utf8_lossy(&out).into_owned()))
+    found.push(word);
+    found.into_iter().filter(|word| !word.is_empty()).map(PathBuf::from).collect()
 }
 
 /// Whether anything runs in a control group, of version 2, else of systemd's own
@@ -330,7 +328,7 @@ mod tests {
     const RUNNING: &str = "Type=notify\nRemainAfterExit=no\nMainPID=212\nResult=success\n\
         ControlGroup=/system.slice/etcd.service\nId=etcd.service\nLoadState=loaded\n\
         ActiveState=active\nSubState=running\nFragmentPath=/lib/systemd/system/etcd.service\n\
-        DropInPaths=/etc/systemd/system/etcd.service.d/10-a.conf /run/b\\x20c.conf\n\
+        DropInPaths=/etc/systemd/system/etcd.service.d/10-a.conf \"/run/b c.conf\"\n\
         UnitFileState=enabled\nNeedDaemonReload=yes\nInvocationID=0123abcd\n";
 
     fn with(changes: &[(&str, &str)]) -> Shown {

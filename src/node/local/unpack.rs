@@ -153,9 +153,7 @@ impl Unpacker<'_> {
 
     /// The directory `path` below the root, made where it is missing.
     fn directory(&mut self, path: &Path) -> Result<OwnedFd, Fault> {
-        if let Some((last, directory)) = &self.last
-            && last == path
-        {
+        if let Some((_, directory)) = self.last.as_ref().filter(|(last, _)| last == path) {
             return Ok(directory.try_clone()?);
         }
         let mut directory = self.root.try_clone()?;
