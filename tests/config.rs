@@ -115,6 +115,8 @@ async fn show_says_who_said_so_and_hides_secrets() {
     let config = file(root.path(), text);
     let cli = with(&config)
         .env("ETCDCTL_DIAL_TIMEOUT", "7s")
+        // Empty counts as unset.
+        .env("ETCDCTL_COMMAND_TIMEOUT", "")
         .env("ETCDVAULT_S3_REGION", "us")
         .env("ETCDVAULT_PASSPHRASE", "geheim2");
     let ran = cli.run(["config", "show", "--json", "--cert", "/c.pem"]).await.unwrap().expect(0);
