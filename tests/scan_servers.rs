@@ -91,7 +91,7 @@ async fn equals_the_server(series: &str) {
         .map(|seed| tokio::spawn(write(client.clone(), seed, stop.clone(), revision.clone())))
         .into();
     let mut random = Random(77);
-    let mut proven = 0;
+    let (mut proven, mut free_pages, mut tombstones) = (0, 0, 0);
     for round in 0..SNAPSHOTS {
         tokio::time::sleep(std::time::Duration::from_millis(150)).await;
         if round % 2 == 1 {
@@ -107,6 +107,9 @@ async fn equals_the_server(series: &str) {
         }
         (bytes, scan) = snapshot(&mut client).await;
         assert!(scan.is_sound(), "round {round}: {:?}", scan.problems);
+        // A snapshot just behind a compaction may hold no deletion.
+        free_pages += scan.free_pages;
+        tombstones += scan.tombstones;
         assert_eq!(scan.digests.as_ref().unwrap().trailer_ok(), Some(true));
         // No compaction runs between the snapshot and the answer.
         let answer = client.hash_kv(scan.revision).await.unwrap();
@@ -127,7 +130,7 @@ async fn equals_the_server(series: &str) {
         writer.await.unwrap();
     }
     assert!(proven >= SNAPSHOTS - 1, "{proven} proven");
-    assert!(scan.free_pages > 0 && scan.tombstones > 0, "{scan:?}");
+    assert!(free_pages > 0 && tombstones > 0, "{free_pages} {tombstones}");
 
     // The last snapshot against etcd's own tools.
     let directory = tempfile::tempdir().unwrap();
