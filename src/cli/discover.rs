@@ -282,7 +282,8 @@ fn files(nodes: &[SeenNode]) -> String {
             };
             let name = printable(node.seen.name.as_str());
             let data = printable(&format!("{}{wal}", etcd.data_dir.display()));
-            let _ = writeln!(text, "\n{name}: member {}: data {data}", printable(etcd.settings.name()));
+            let _ =
+                writeln!(text, "\n{name}: member {}: data {data}", printable(etcd.settings.name()));
             for file in &etcd.files {
                 let path = printable(&file.path.display().to_string());
                 let _ = writeln!(text, "  {}  {path}", file.dialect);

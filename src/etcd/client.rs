@@ -238,12 +238,7 @@ fn read_pem(what: &'static str, path: &Path, label: &str) -> Result<Vec<u8>, Tls
     Ok(pem)
 }
 
-fn check_pem(
-    what: &'static str,
-    path: &Path,
-    pem: &[u8],
-    label: &str,
-) -> Result<(), TlsFileError> {
+fn check_pem(what: &'static str, path: &Path, pem: &[u8], label: &str) -> Result<(), TlsFileError> {
     let error = |why: String| TlsFileError { what, path: path.to_owned(), why };
     let text = String::from_utf8_lossy(pem);
     let has = |label: &str| {

@@ -210,11 +210,7 @@ fn give_names(nodes: &mut [SeenNode]) {
     }
 }
 
-fn cluster(
-    view: &ClusterView,
-    credential: Credential,
-    nodes: &[SeenNode],
-) -> Option<SeenCluster> {
+fn cluster(view: &ClusterView, credential: Credential, nodes: &[SeenNode]) -> Option<SeenCluster> {
     let mut ids = view.rows.iter().filter_map(|row| Some(row.status()?.cluster_id));
     let id = ids.next()?;
     if ids.any(|other| other != id) {

@@ -33,7 +33,11 @@ pub fn text(seen: &Observation, name: Option<&ClusterName>) -> Result<String, Fa
     };
     let section = format!("cluster.{name}");
     let mut comments = Comments::default();
-    comments.add("", "", "Written by etcdvault discover. It holds no secret, and nothing that is found");
+    comments.add(
+        "",
+        "",
+        "Written by etcdvault discover. It holds no secret, and nothing that is found",
+    );
     comments.add("", "", "out each time. docs/guide/configuration.md has every key.");
     let mut config = Config::default();
     let mut cluster = ClusterConfig::default();
@@ -194,7 +198,11 @@ pub fn store(path: &Path, text: &str, force: bool) -> Result<Written, Failure> {
         file.write(text.as_bytes())?;
         file.sync()?;
         drop(file);
-        if written == Written::New { fs.rename_no_replace(&temporary, path) } else { fs.rename(&temporary, path) }?;
+        if written == Written::New {
+            fs.rename_no_replace(&temporary, path)
+        } else {
+            fs.rename(&temporary, path)
+        }?;
         fs.sync_dir(directory)
     };
     put().map_err(|error| {

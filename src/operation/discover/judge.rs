@@ -32,9 +32,8 @@ pub fn node_of(member: &SeenMember, nodes: &[SeenNode]) -> Option<NodeName> {
             Err(_) => *host == facts.hostname || *host == node.seen.name.as_str(),
         })
     };
-    let named = |node: &&SeenNode| {
-        node.seen.etcd.iter().any(|etcd| etcd.settings.name() == member.name)
-    };
+    let named =
+        |node: &&SeenNode| node.seen.etcd.iter().any(|etcd| etcd.settings.name() == member.name);
     let by_address: Vec<&SeenNode> = nodes.iter().filter(leads).collect();
     let found: Vec<&SeenNode> = match by_address.len() {
         0 => nodes.iter().filter(named).collect(),
@@ -57,8 +56,11 @@ pub fn judge(seen: &Observation) -> Vec<Finding> {
             settings(&mut findings, &seen.nodes, cluster);
         }
         None => {
-            let mut found =
-                about(None, Severity::Warning, format!("the cluster was not reached: {}", why(seen)));
+            let mut found = about(
+                None,
+                Severity::Warning,
+                format!("the cluster was not reached: {}", why(seen)),
+            );
             found.hint = Some(
                 "give --endpoints and certificates, or run etcdvault discover on a node".to_owned(),
             );
@@ -192,11 +194,7 @@ fn is_address(url: &str) -> bool {
 }
 
 /// The member that `url` leads to from `node`.
-fn member_at<'c>(
-    url: &str,
-    node: &SeenNode,
-    cluster: &'c SeenCluster,
-) -> Option<&'c SeenMember> {
+fn member_at<'c>(url: &str, node: &SeenNode, cluster: &'c SeenCluster) -> Option<&'c SeenMember> {
     let at = host(url)?;
     let its_port = port(url).unwrap_or(2379);
     let loopback = at == "localhost" || at.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
@@ -205,10 +203,11 @@ fn member_at<'c>(
             return true;
         }
         member.client_urls.iter().any(|known| {
-            let same = match (at.parse::<IpAddr>(), host(known).unwrap_or_default().parse::<IpAddr>()) {
-                (Ok(a), Ok(b)) => a == b,
-                _ => host(known) == Some(at),
-            };
+            let same =
+                match (at.parse::<IpAddr>(), host(known).unwrap_or_default().parse::<IpAddr>()) {
+                    (Ok(a), Ok(b)) => a == b,
+                    _ => host(known) == Some(at),
+                };
             same && port(known).unwrap_or(2379) == its_port
         })
     })

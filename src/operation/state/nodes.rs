@@ -238,11 +238,8 @@ fn failure(error: &NodeError) -> Failure {
         NodeErrorKind::Permission => FailureKind::Key,
         _ => FailureKind::Error,
     };
-    let mut failed =
-        Failure::new(kind, format!("node {} could not be looked at", error.node)).detail(format!(
-            "{}: {}",
-            error.act, error.why
-        ));
+    let mut failed = Failure::new(kind, format!("node {} could not be looked at", error.node))
+        .detail(format!("{}: {}", error.act, error.why));
     for line in &error.details {
         failed = failed.detail(line.clone());
     }
