@@ -313,8 +313,17 @@ fn flanneld_of(unit: &ReadUnit) -> Option<OtherClient> {
 fn judge(reading: &mut Reading<'_>, seen: &NodeObservation) {
     if seen.etcd.len() > 1 {
         let active = seen.etcd.iter().filter(|etcd| etcd.runs.is_running()).count();
+        // One that lies there and starts by nobody's hand does no harm.
+        let idle = |etcd: &&super::EtcdService| {
+            !etcd.runs.is_running()
+                && matches!(&etcd.runs, Runs::Unit { enabled, .. } if enabled != "enabled")
+        };
+        let severity = match seen.etcd.iter().filter(idle).count() + 1 == seen.etcd.len() {
+            true => Severity::Note,
+            false => Severity::Problem,
+        };
         reading.found(
-            Severity::Problem,
+            severity,
             format!("{} etcd are configured here, {active} of them running", seen.etcd.len()),
         );
     }

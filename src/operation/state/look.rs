@@ -13,11 +13,11 @@ use vault::document::printable;
 use super::describe::{Description, Program, Runs, UnitSeen};
 use super::mention;
 use super::roots::{Mention, Places, Seen};
-use crate::observe::{self, NodeObservation, observe};
 use crate::node::{
     Container, ContainerQuery, FileKind, Node, NodeError, NodeErrorKind, Process, ProcessQuery,
     Unit,
 };
+use crate::observe::{self, NodeObservation, observe};
 
 /// Units that matter.
 const UNITS: [&str; 4] = ["*etcd*.service", "kube*.service", "flannel*.service", "rke2*.service"];
@@ -195,7 +195,7 @@ impl Found {
         data.retain(|path| path.components().count() > 1);
         found.data = data.into_iter().collect();
         // What runs tells more than what only lies there.
-        let etcd = seen.etcd.iter().max_by_key(|etcd| etcd.running.is_some());
+        let etcd = seen.member().or(seen.etcd.first());
         found.etcd = etcd.map(|etcd| {
             let mut options = options(ETCD_OPTIONS, |name| etcd.settings.value(name));
             for difference in &etcd.drift {
