@@ -16,6 +16,7 @@ mod table;
 
 mod backup;
 mod config;
+mod discover;
 mod files;
 mod init;
 mod inspect;
@@ -106,6 +107,7 @@ async fn run_command(command: Command, output: &Output, setup: &Setup) -> Result
         Command::Import(args) => or_interrupted(files::import(args, output, setup)).await,
         Command::Inspect(args) => or_interrupted(inspect::run(args, output, setup)).await,
         Command::Status(args) => or_interrupted(status::run(args, output, setup)).await,
+        Command::Discover(args) => or_interrupted(discover::run(*args, output, setup)).await,
         Command::Restore(RestoreCommand::DataDir(args)) => {
             with_grace(async |mut interrupt| {
                 restore::data_dir(args, output, setup, &mut interrupt).await

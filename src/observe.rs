@@ -247,12 +247,15 @@ pub struct NodeObservation {
 }
 
 impl NodeObservation {
-    /// The one member of the node, where it has exactly one.
+    /// The one member of the node: the only one that is set up, else the only one that
+    /// runs.
     pub fn member(&self) -> Option<&EtcdService> {
-        match self.etcd.as_slice() {
-            [one] => Some(one),
-            _ => None,
+        if let [one] = self.etcd.as_slice() {
+            return Some(one);
         }
+        let mut running =
+            self.etcd.iter().filter(|etcd| etcd.running.is_some() || etcd.runs.is_running());
+        running.next().filter(|_| running.next().is_none())
     }
 
     /// Whether etcd runs in a static pod here.

@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod content;
+pub mod discover;
 pub mod endpoints;
 pub mod failure;
 mod feed;

@@ -73,6 +73,7 @@ pub(crate) enum Command {
     Import(ImportArgs),
     Inspect(InspectArgs),
     Status(StatusArgs),
+    Discover(Box<super::discover::DiscoverArgs>),
     #[command(subcommand)]
     Restore(RestoreCommand),
     #[command(subcommand)]

@@ -1,11 +1,15 @@
 //! `etcdvault backup`.
 
+use std::sync::Arc;
+
 use super::args::{BackupArgs, ProofArg, StrategyArg};
 use super::exit_code::Exit;
 use super::human::{count, duration, of, printable, size};
 use super::output::Output;
-use super::settings::{labels, open_vault, reach, write_options};
-use crate::config::Setup;
+use super::settings::{
+    allows_unencrypted, connector, labels, open_vault, reach, state_paths, write_options,
+};
+use crate::config::{Choice, Setup};
 use crate::operation::Failure;
 use crate::operation::backup::{BackupOptions, BackupReport, Strategy, backup};
 use crate::operation::interrupt::Interrupt;
@@ -13,7 +17,8 @@ use crate::operation::proof::{Policy, Verdict};
 use crate::operation::state::nodes;
 use crate::operation::state::roots::Places;
 use crate::operation::state::save::SaveOptions;
-use crate::operation::vocabulary::{Connector, Proof, ProofState, Reach};
+use crate::operation::vocabulary::{Node, Proof, ProofState, Reach};
+use crate::types::{ConnectionSettings, Endpoint};
 
 pub(crate) async fn run(
     args: BackupArgs,
@@ -24,10 +29,26 @@ pub(crate) async fn run(
     let choice = setup.choose(args.cluster.as_deref())?;
     let connection = choice.connection(&args.connection.raw()).await?;
     let cluster = choice.backup_name(&connection);
+    let elsewhere = connection.elsewhere;
     let settings = interrupt.or("no backup was stored", reach(connection, output)).await??;
-    let connector = Connector::new(&settings)?;
+    let nodes = interrupt.or("no backup was stored", nodes_of(&args, &choice, elsewhere)).await??;
+    let with = if nodes.is_empty() && !elsewhere {
+        // Where no state is stored the nodes are only asked for their certificates.
+        interrupt.or("no backup was stored", certificate_nodes(&settings, &choice)).await??
+    } else {
+        nodes.clone()
+    };
+    let connecting = connector(&settings, &with, output);
+    let connector = interrupt.or("no backup was stored", connecting).await??;
     let opening = open_vault(&args.vault, Some(&args.keys), &choice, output);
     let repository = interrupt.or("no backup was stored", opening).await??;
+    let save = SaveOptions {
+        extra: state_paths(&choice, &[]),
+        places: Places::default(),
+        allow_unencrypted: allows_unencrypted(&choice, args.allow_unencrypted),
+        data: false,
+        write: write_options(&args.write, &args.vault, &choice),
+    };
     let options = BackupOptions {
         cluster,
         strategy: match args.endpoint_strategy {
@@ -42,24 +63,47 @@ pub(crate) async fn run(
             ProofArg::None => Policy::None,
         },
         labels: labels(&args.labels),
-        nodes: if args.no_state || args.nodes.is_empty() {
-            None
-        } else {
-            let save = SaveOptions {
-                extra: Vec::new(),
-                places: Places::default(),
-                allow_unencrypted: args.allow_unencrypted,
-                data: false,
-                write: write_options(&args.write, &args.vault, &choice),
-            };
-            Some((nodes::named(&args.nodes)?, save))
-        },
+        nodes: (!nodes.is_empty()).then(|| (nodes, save)),
         write: write_options(&args.write, &args.vault, &choice),
     };
     let events = output.events();
     let report =
         backup(&repository, &connector, &settings, &options, &events, &mut interrupt).await?;
     Ok(tell(&report, output))
+}
+
+/// The nodes whose state is stored with the snapshot: those that were named, else those
+/// of the configuration, unless flags or variables name the members of another cluster.
+async fn nodes_of(
+    args: &BackupArgs,
+    choice: &Choice<'_>,
+    elsewhere: bool,
+) -> Result<Vec<Arc<dyn Node>>, Failure> {
+    let configured = choice.entry().is_some_and(|(_, cluster)| !cluster.nodes.is_empty());
+    if args.no_state {
+        return Ok(Vec::new());
+    }
+    if !args.nodes.is_empty() {
+        return nodes::each(choice, &args.nodes).await;
+    }
+    match configured && !elsewhere {
+        true if args.local_only => nodes::local_only(choice).await,
+        true => nodes::each(choice, &[]).await,
+        false => Ok(Vec::new()),
+    }
+}
+
+/// The configured nodes, where certificates are needed and the settings name none.
+async fn certificate_nodes(
+    settings: &ConnectionSettings,
+    choice: &Choice<'_>,
+) -> Result<Vec<Arc<dyn Node>>, Failure> {
+    let configured = choice.entry().is_some_and(|(_, cluster)| !cluster.nodes.is_empty());
+    let given = settings.ca_file.is_some() || settings.cert_file.is_some();
+    if !configured || given || !settings.endpoints.iter().any(Endpoint::is_tls) {
+        return Ok(Vec::new());
+    }
+    nodes::each(choice, &[]).await
 }
 
 /// Prints what a backup did, and says how the command ends.

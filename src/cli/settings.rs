@@ -1,6 +1,8 @@
 //! From raw flags to what operations take.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::args::{KeyArgs, VaultArgs, WriteArgs};
 use super::human::printable;
@@ -8,14 +10,15 @@ use super::output::Output;
 use crate::config::Choice;
 use crate::config::connection::Connection;
 use crate::config::setup::WriteSettings;
+use crate::operation::discover::access::through_nodes;
 use crate::operation::endpoints::endpoints;
 use crate::operation::find;
 use crate::operation::inspect::scratch_dir;
 use crate::operation::vocabulary::{
-    Backup, ReadOptions, Repository, Selector, Spool, WriteOptions,
+    Backup, Connector, Node, ReadOptions, Repository, Selector, Spool, WriteOptions,
 };
 use crate::operation::{Failure, vaults};
-use crate::types::ConnectionSettings;
+use crate::types::{ConnectionSettings, Endpoint};
 
 /// Opens the vault, unlocked with whatever key was given.
 pub(crate) async fn open_vault(
@@ -48,6 +51,34 @@ pub(crate) async fn reach(
         output.complaint(&printable(&note));
     }
     Ok(settings)
+}
+
+/// Connects to members as `settings` say. Where they name no certificates and the members
+/// have TLS, those on the nodes are taken, read into memory.
+pub(crate) async fn connector(
+    settings: &ConnectionSettings,
+    nodes: &[Arc<dyn Node>],
+    output: &Output,
+) -> Result<Connector, Failure> {
+    let none = settings.ca_file.is_none() && settings.cert_file.is_none();
+    if none && settings.endpoints.iter().any(Endpoint::is_tls) && !nodes.is_empty() {
+        let reading = through_nodes(nodes, settings);
+        if let Some(connector) = output.waiting("reading certificates", reading).await {
+            return Ok(connector);
+        }
+    }
+    Ok(Connector::new(settings)?)
+}
+
+/// Whether the state of nodes may go to a vault without encryption.
+pub(crate) fn allows_unencrypted(choice: &Choice<'_>, flag: bool) -> bool {
+    flag || choice.entry().is_some_and(|(_, c)| c.allow_unencrypted_state == Some(true))
+}
+
+/// What a state archive holds besides what is found: by flag and by the configuration.
+pub(crate) fn state_paths(choice: &Choice<'_>, flags: &[PathBuf]) -> Vec<PathBuf> {
+    let configured = choice.entry().map_or(&[][..], |(_, cluster)| &cluster.state_paths);
+    flags.iter().chain(configured).cloned().collect()
 }
 
 /// The backup that `text` names. In a vault of several clusters `latest` is of the one

@@ -9,7 +9,9 @@ use super::args::{ConnectionArgs, KeyArgs, VaultArgs, WriteArgs, label};
 use super::exit_code::Exit;
 use super::human::{age, count, duration, plural, printable, size, time_both, time_utc};
 use super::output::Output;
-use super::settings::{labels, open_vault, reach, write_options};
+use super::settings::{
+    allows_unencrypted, connector, labels, open_vault, reach, state_paths, write_options,
+};
 use super::table::{Align, Table};
 use crate::config::Setup;
 use crate::operation::backup::{BackupOptions, Strategy, backup};
@@ -22,7 +24,7 @@ use crate::operation::state::roots::Places;
 use crate::operation::state::save::{SaveOptions, SaveReport, observe_cluster, save};
 use crate::operation::state::show::{self, ShownState};
 use crate::operation::state::{nodes, parse_node};
-use crate::operation::vocabulary::{Connector, Reach, WriteOptions};
+use crate::operation::vocabulary::{Reach, WriteOptions};
 use crate::operation::{Failure, FailureKind};
 
 /// Save what nodes need beside the data, and see what changed
@@ -47,7 +49,7 @@ pub(crate) enum StateCommand {
     etcdvault state save --vault /srv/etcd-vault --cluster prod\n  \
     etcdvault state save --with-data --vault s3://backups/prod --label reason=upgrade")]
 pub(crate) struct StateSaveArgs {
-    /// A node [default: this machine]
+    /// A node [default: the configured ones of the cluster, else this machine]
     #[arg(long = "node", value_name = "NAME")]
     nodes: Vec<String>,
     /// Store the data too: of a running cluster one snapshot, from which every data
@@ -165,14 +167,15 @@ pub(crate) async fn save_command(
     let connection = choice.connection(&args.connection.raw()).await?;
     let cluster = choice.backup_name(&connection);
     let settings = interrupt.or("no state was stored", reach(connection, output)).await??;
-    let connector = Connector::new(&settings)?;
-    let nodes = nodes::named(&args.nodes)?;
+    let nodes = interrupt.or("no state was stored", nodes::each(&choice, &args.nodes)).await??;
+    let connecting = connector(&settings, &nodes, output);
+    let connector = interrupt.or("no state was stored", connecting).await??;
     let opening = open_vault(&args.vault, Some(&args.keys), &choice, output);
     let repository = interrupt.or("no state was stored", opening).await??;
     let options = SaveOptions {
-        extra: args.paths,
+        extra: state_paths(&choice, &args.paths),
         places: Places::default(),
-        allow_unencrypted: args.allow_unencrypted,
+        allow_unencrypted: allows_unencrypted(&choice, args.allow_unencrypted),
         data: args.with_data,
         write: write_options(&args.write, &args.vault, &choice),
     };
@@ -447,7 +450,7 @@ pub(crate) async fn diff_command(
     let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
     let from = find::find(&repository, choice.meant(), &args.from).await?;
     let options = SaveOptions {
-        extra: args.paths,
+        extra: state_paths(&choice, &args.paths),
         places: Places::default(),
         allow_unencrypted: false,
         data: false,
@@ -460,8 +463,8 @@ pub(crate) async fn diff_command(
             Side::Stored(&other)
         }
         None => {
-            live = nodes::named(&[])?;
-            let connector = Connector::new(&settings)?;
+            live = nodes::each(&choice, args.node.as_slice()).await?;
+            let connector = connector(&settings, &live, output).await?;
             let cluster = output.waiting("looking", observe_cluster(&connector, &settings)).await;
             Side::Now { nodes: &live, options: &options, cluster }
         }

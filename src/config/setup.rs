@@ -158,6 +158,26 @@ impl<'a> Choice<'a> {
         self.named().or(self.entry.map(|(name, _)| name))
     }
 
+    /// Another ssh_config than the user's, from `ETCDVAULT_SSH_CONFIG`.
+    pub fn ssh_config(&self) -> Option<PathBuf> {
+        self.env.own("SSH_CONFIG").map(PathBuf::from)
+    }
+
+    /// The same as [`connection`](Self::connection), where the members may be found out
+    /// elsewhere: no error where the configuration has several clusters.
+    pub async fn connection_if_any(&self, raw: &RawConnection) -> Result<Connection, SettingError> {
+        let entry = self.section();
+        connection::choose(raw, self.env, entry)?.resolve(self.env).await
+    }
+
+    fn section(&self) -> Option<Entry<'a>> {
+        self.file.zip(self.entry).map(|(file, (name, cluster))| Entry {
+            file,
+            name: name.as_str(),
+            cluster,
+        })
+    }
+
     /// How the members are reached.
     pub async fn connection(&self, raw: &RawConnection) -> Result<Connection, SettingError> {
         self.chosen_connection(raw)?.resolve(self.env).await
@@ -167,12 +187,7 @@ impl<'a> Choice<'a> {
         if self.entry.is_none() && !connection::names_members(raw, self.env) {
             self.must_know_cluster()?;
         }
-        let entry = self.file.zip(self.entry).map(|(file, (name, cluster))| Entry {
-            file,
-            name: name.as_str(),
-            cluster,
-        });
-        connection::choose(raw, self.env, entry)
+        connection::choose(raw, self.env, self.section())
     }
 
     /// An error when the configuration has clusters, and none of them is meant: the

@@ -41,28 +41,34 @@ const HASH_TIMEOUT: Duration = Duration::from_secs(300);
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 
-impl Connector {
-    /// Reads the certificate files of `settings`.
-    pub fn new(settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
-        let mut tls = ClientTlsConfig::new();
-        let mut ca = None;
-        tls = match &settings.ca_file {
-            Some(path) => {
-                let pem = read_pem("CA file", path, "CERTIFICATE")?;
-                ca = Some((path, pem.clone()));
-                tls.ca_certificate(Certificate::from_pem(pem))
-            }
-            None => tls.with_native_roots(),
+/// PEM texts for a connection. `Debug` shows none of them.
+#[derive(Clone, Default)]
+pub struct Pems {
+    /// The CA's certificates, with the path that they are known by.
+    ca: Option<(PathBuf, Vec<u8>)>,
+    /// Our certificate and its key.
+    identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+impl std::fmt::Debug for Pems {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pems").finish_non_exhaustive()
+    }
+}
+
+impl Pems {
+    /// The files that `settings` name.
+    fn read(settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
+        let ca = match &settings.ca_file {
+            Some(path) => Some((path.clone(), read_pem("CA file", path, "CERTIFICATE")?)),
+            None => None,
         };
-        let mut identity = None;
-        match (&settings.cert_file, &settings.key_file) {
+        let identity = match (&settings.cert_file, &settings.key_file) {
             (Some(cert), Some(key)) => {
                 let chain = read_pem("client certificate", cert, "CERTIFICATE")?;
-                let key = read_pem("client key", key, "PRIVATE KEY")?;
-                tls = tls.identity(Identity::from_pem(&chain, &key));
-                identity = Some((chain, key));
+                Some((chain, read_pem("client key", key, "PRIVATE KEY")?))
             }
-            (None, None) => {}
+            (None, None) => None,
             (Some(path), None) => {
                 return Err(TlsFileError {
                     what: "client certificate",
@@ -77,13 +83,53 @@ impl Connector {
                     why: "no certificate is given with it (--cert)".into(),
                 });
             }
+        };
+        Ok(Self { ca, identity })
+    }
+
+    /// Texts that were read elsewhere, each with the path that it is known by there:
+    /// the CA's certificates, and our certificate with its key.
+    pub fn of_texts(
+        ca: Option<(PathBuf, Vec<u8>)>,
+        identity: Option<[(PathBuf, Vec<u8>); 2]>,
+    ) -> Result<Self, TlsFileError> {
+        if let Some((path, pem)) = &ca {
+            check_pem("CA file", path, pem, "CERTIFICATE")?;
         }
-        let handshake = match &ca {
+        let identity = match identity {
+            Some([(cert, chain), (path, key)]) => {
+                check_pem("client certificate", &cert, &chain, "CERTIFICATE")?;
+                check_pem("client key", &path, &key, "PRIVATE KEY")?;
+                Some((chain, key))
+            }
+            None => None,
+        };
+        Ok(Self { ca, identity })
+    }
+}
+
+impl Connector {
+    /// Reads the certificate files of `settings`.
+    pub fn new(settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
+        Self::from_pems(&Pems::read(settings)?, settings)
+    }
+
+    /// With these certificates in place of the files that `settings` name.
+    pub fn from_pems(pems: &Pems, settings: &ConnectionSettings) -> Result<Self, TlsFileError> {
+        let mut tls = ClientTlsConfig::new();
+        tls = match &pems.ca {
+            Some((_, pem)) => tls.ca_certificate(Certificate::from_pem(pem)),
+            None => tls.with_native_roots(),
+        };
+        if let Some((chain, key)) = &pems.identity {
+            tls = tls.identity(Identity::from_pem(chain, key));
+        }
+        let handshake = match &pems.ca {
             Some((path, ca)) => {
-                let identity = identity.as_ref().map(|(chain, key)| (&chain[..], &key[..]));
+                let identity = pems.identity.as_ref().map(|(chain, key)| (&chain[..], &key[..]));
                 let handshake = Handshake::new(ca, identity).map_err(|error| TlsFileError {
                     what: "certificates and key with the CA",
-                    path: (*path).clone(),
+                    path: path.clone(),
                     why: error.to_string(),
                 })?;
                 Some(handshake)
@@ -188,7 +234,13 @@ impl std::fmt::Debug for Connector {
 fn read_pem(what: &'static str, path: &Path, label: &str) -> Result<Vec<u8>, TlsFileError> {
     let error = |why: String| TlsFileError { what, path: path.to_owned(), why };
     let pem = std::fs::read(path).map_err(|e| error(e.to_string()))?;
-    let text = String::from_utf8_lossy(&pem);
+    check_pem(what, path, &pem, label)?;
+    Ok(pem)
+}
+
+fn check_pem(what: &'static str, path: &Path, pem: &[u8], label: &str) -> Result<(), TlsFileError> {
+    let error = |why: String| TlsFileError { what, path: path.to_owned(), why };
+    let text = String::from_utf8_lossy(pem);
     let has = |label: &str| {
         text.lines().any(|line| line.starts_with("-----BEGIN ") && line.contains(label))
     };
@@ -198,7 +250,7 @@ fn read_pem(what: &'static str, path: &Path, label: &str) -> Result<Vec<u8>, Tls
     if !has(label) {
         return Err(error(format!("there is no PEM block {label:?} in it")));
     }
-    Ok(pem)
+    Ok(())
 }
 
 /// What a member says of itself.

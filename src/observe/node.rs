@@ -140,6 +140,7 @@ pub async fn observe(node: &dyn Node) -> Result<NodeObservation, NodeError> {
     }
     stray_processes(&mut reading, &mut seen, &processes);
     judge(&mut reading, &seen);
+    changed_since_start(&mut reading, &seen).await?;
     seen.certificates = certificates(&mut reading, &seen).await?;
     seen.findings = reading.findings;
     Ok(seen)
@@ -312,8 +313,17 @@ fn flanneld_of(unit: &ReadUnit) -> Option<OtherClient> {
 fn judge(reading: &mut Reading<'_>, seen: &NodeObservation) {
     if seen.etcd.len() > 1 {
         let active = seen.etcd.iter().filter(|etcd| etcd.runs.is_running()).count();
+        // One that lies there and starts by nobody's hand does no harm.
+        let idle = |etcd: &&super::EtcdService| {
+            !etcd.runs.is_running()
+                && matches!(&etcd.runs, Runs::Unit { enabled, .. } if enabled != "enabled")
+        };
+        let severity = match seen.etcd.iter().filter(idle).count() + 1 == seen.etcd.len() {
+            true => Severity::Note,
+            false => Severity::Problem,
+        };
         reading.found(
-            Severity::Problem,
+            severity,
             format!("{} etcd are configured here, {active} of them running", seen.etcd.len()),
         );
     }
@@ -362,6 +372,50 @@ fn judge(reading: &mut Reading<'_>, seen: &NodeObservation) {
             );
         }
     }
+}
+
+/// Clock ticks in a second, as every Linux shows them to programs (`USER_HZ`).
+const TICKS: i128 = 100;
+/// What the clock may have been set since the boot, in nanoseconds.
+const SLACK: i128 = 2_000_000_000;
+
+/// etcd's own file, of whose content the process shows nothing: one that is younger than
+/// the process is not what it runs with.
+async fn changed_since_start(
+    reading: &mut Reading<'_>,
+    seen: &NodeObservation,
+) -> Result<(), NodeError> {
+    let files = seen.etcd.iter().flat_map(|etcd| {
+        let files = etcd.files.iter().filter(|file| file.dialect == super::Dialect::ConfigFile);
+        files.filter_map(|file| Some((&file.path, etcd.running.as_ref()?)))
+    });
+    let files: Vec<_> = files.collect();
+    if files.is_empty() {
+        return Ok(());
+    }
+    let Some(stat) = reading.text(Path::new("/proc/stat")).await? else { return Ok(()) };
+    let boot = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok());
+    let Some(boot) = boot.map(|seconds: i64| i128::from(seconds) * 1_000_000_000) else {
+        return Ok(());
+    };
+    for (path, running) in files {
+        let started = boot + i128::from(running.started) * 1_000_000_000 / TICKS;
+        let changed = match reading.node.stat(path).await {
+            Ok(Some(entry)) => entry.modified,
+            _ => continue,
+        };
+        if changed > started + SLACK {
+            let what = format!(
+                "{} was changed after etcd was started: what the member runs with is not seen",
+                path.display()
+            );
+            reading.findings.push(
+                Finding::on(reading.node.name(), Severity::Warning, what)
+                    .hint("restart the member, one at a time"),
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Every certificate that a service here names, each file once.

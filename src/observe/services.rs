@@ -38,6 +38,11 @@ pub(super) async fn read_units(
             continue;
         };
         seen.push(fragment.clone());
+        // systemd's wrapper of a script in /etc/init.d tells nothing of what that starts;
+        // where it runs its process is found.
+        if fragment.starts_with("/run/systemd/generator.late") {
+            continue;
+        }
         if let Some(read) = read_unit(reading, &unit, &fragment, hostname).await?
             && programs.contains(&read.invocation.program_name())
         {

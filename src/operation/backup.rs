@@ -128,7 +128,17 @@ pub async fn backup(
     let named = options.cluster.as_ref().map_or("the cluster", ClusterName::as_str);
     let what = format!("backup of {named} was not stored");
     if let Some((_, save)) = &options.nodes {
-        state::save::check_encryption(repository, save.allow_unencrypted, &what, events)?;
+        state::save::check_encryption(repository, save.allow_unencrypted, &what, events).map_err(
+            |failure| Failure {
+                hint: Some(
+                    "--no-state stores the snapshot alone; --allow-unencrypted, or \
+                     allow-unencrypted-state in etcdvault.toml, stores them readable; or make a \
+                     vault with encryption: etcdvault init PLACE --recipient AGE1…"
+                        .to_owned(),
+                ),
+                ..failure
+            },
+        )?;
     }
     let looking = async {
         tokio::join!(observe(connector, settings, options.reach), vaults::sweep(repository))

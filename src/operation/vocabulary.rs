@@ -11,3 +11,5 @@ pub use crate::datadir::inspect::{Inspection, Trailer};
 pub use crate::datadir::restore::{Options as RestoreOptions, Target as RestoreTarget};
 pub use crate::etcd::Connector;
 pub use crate::etcd::cluster::Reach;
+pub use crate::node::Node;
+pub use crate::observe::{Runs, Severity};

@@ -17,6 +17,7 @@ use crate::node::{
     Container, ContainerQuery, FileKind, Node, NodeError, NodeErrorKind, Process, ProcessQuery,
     Unit,
 };
+use crate::observe::{self, NodeObservation, observe};
 
 /// Units that matter.
 const UNITS: [&str; 4] = ["*etcd*.service", "kube*.service", "flannel*.service", "rke2*.service"];
@@ -118,13 +119,24 @@ pub async fn look(node: &dyn Node, places: &Places) -> Result<Looked, NodeError>
     texts.extend(read_all(node, &named, &mut unseen).await);
 
     let mentions = mentions(&texts, &processes);
-    let etcd = program("etcd", ETCD_OPTIONS, &units, &processes, &containers, &texts);
-    let apiserver =
-        program("kube-apiserver", APISERVER_OPTIONS, &units, &processes, &containers, &texts);
-    let data = data_dirs(&mentions, &processes, places);
+    let observed = match places.are_the_machines() {
+        true => observe(node).await.map_err(|error| note(&mut unseen, &error)).ok(),
+        false => None,
+    };
+    let found = observed.as_ref().map(Found::of).unwrap_or_default();
+    let etcd = found
+        .etcd
+        .or_else(|| program("etcd", ETCD_OPTIONS, &units, &processes, &containers, &texts));
+    let apiserver = found.apiserver.or_else(|| {
+        program("kube-apiserver", APISERVER_OPTIONS, &units, &processes, &containers, &texts)
+    });
+    let data = match found.data.is_empty() {
+        true => data_dirs(&mentions, &processes, places),
+        false => found.data,
+    };
     let etcd_runs = etcd.as_ref().is_some_and(|etcd| etcd.running);
     let seen = Seen {
-        files: texts.iter().map(|text| text.path.clone()).collect(),
+        files: texts.iter().map(|text| text.path.clone()).chain(found.files).collect(),
         mentions,
         data: data.clone(),
         extra: Vec::new(),
@@ -153,6 +165,79 @@ pub async fn look(node: &dyn Node, places: &Places) -> Result<Looked, NodeError>
     let seconds = facts.now.div_euclid(1_000_000_000);
     let now = i64::try_from(seconds).ok().and_then(|s| DateTime::from_timestamp(s, 0));
     Ok(Looked { seen, description, now: now.unwrap_or_default(), etcd_runs })
+}
+
+/// What the observation of a node tells of its state.
+#[derive(Default)]
+struct Found {
+    etcd: Option<Program>,
+    apiserver: Option<Program>,
+    files: BTreeSet<PathBuf>,
+    data: Vec<PathBuf>,
+}
+
+impl Found {
+    /// Paths are the node's own: those of containers are led through their mounts.
+    fn of(seen: &NodeObservation) -> Self {
+        let mut found = Self::default();
+        let mut data = BTreeSet::new();
+        for etcd in &seen.etcd {
+            found.files.extend(etcd.files.iter().map(|file| file.path.clone()));
+            found.files.extend(etcd.tls_files.iter().map(|file| file.path.clone()));
+            data.insert(etcd.data_dir.clone());
+            data.extend(etcd.wal_dir.clone());
+        }
+        for server in &seen.api_servers {
+            found.files.extend(server.files.iter().map(|file| file.path.clone()));
+            found.files.extend(server.tls_files.iter().map(|file| file.path.clone()));
+        }
+        found.files.extend(seen.clients.iter().map(|client| client.file.clone()));
+        data.retain(|path| path.components().count() > 1);
+        found.data = data.into_iter().collect();
+        // What runs tells more than what only lies there.
+        let etcd = seen.member().or(seen.etcd.first());
+        found.etcd = etcd.map(|etcd| {
+            let mut options = options(ETCD_OPTIONS, |name| etcd.settings.value(name));
+            for difference in &etcd.drift {
+                if let (Some(value), Some(running)) =
+                    (options.get_mut(&difference.setting), &difference.running)
+                {
+                    *value = printable(&running.value);
+                }
+            }
+            of_program(&etcd.runs, etcd.running.is_some(), options)
+        });
+        let server = seen.api_servers.iter().max_by_key(|server| server.running.is_some());
+        found.apiserver = server.map(|server| {
+            let options = options(APISERVER_OPTIONS, |name| server.settings.value(name));
+            of_program(&server.runs, server.running.is_some(), options)
+        });
+        found
+    }
+}
+
+fn options<'s>(
+    names: &[&str],
+    value: impl Fn(&str) -> Option<&'s str>,
+) -> BTreeMap<String, String> {
+    let told = names.iter().filter_map(|name| Some(((*name).to_owned(), printable(value(name)?))));
+    told.collect()
+}
+
+fn of_program(
+    seen: &observe::Runs,
+    has_process: bool,
+    options: BTreeMap<String, String>,
+) -> Program {
+    let (runs, image) = match seen {
+        observe::Runs::Unit { unit, .. } => (Runs::Unit { name: printable(unit) }, None),
+        observe::Runs::StaticPod { manifest, container, .. } => (
+            Runs::StaticPod { manifest: super::index::escaped(manifest) },
+            container.as_ref().map(|container| printable(&container.image)),
+        ),
+        observe::Runs::Process => (Runs::Process, None),
+    };
+    Program { runs, running: has_process || seen.is_running(), image, options }
 }
 
 /// What could not be looked at, unless that is no loss.
