@@ -400,10 +400,11 @@ async fn a_slow_store_fills_the_spool_and_then_fails() {
     for chunk in plain.chunks(100_000) {
         writer.write(Bytes::copy_from_slice(chunk)).await.unwrap();
     }
-    // All but the frames in the pipeline (four) and the queue in memory is in the spool.
+    // All is in the spool but what the queue holds in memory and what the pipeline may
+    // still hold: three frames that wait or fill, and two finished ones of each worker.
     slow.hold_writes(false);
     let written = writer.finish().await.unwrap();
-    assert!(written.spooled > 24 << 20, "{} bytes were spooled", written.spooled);
+    assert!(written.spooled > 17 << 20, "{} bytes were spooled", written.spooled);
     let manifest_written = manifest(id, 1, &[&written]);
     vault.commit(&manifest_written).await.unwrap();
     assert!(read_all(&vault, &manifest_written).await.unwrap() == plain);

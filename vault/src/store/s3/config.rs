@@ -494,12 +494,12 @@ mod tests {
     #[test]
     fn part_sizes_keep_within_the_limits() {
         let mut config = S3Config::from_url("s3://backups").unwrap();
-        assert_eq!(config.part_size_for(None), 8 * MIB);
-        assert_eq!(config.part_size_for(Some(MIB)), 8 * MIB);
-        assert_eq!(config.part_size_for(Some(72_000 * MIB)), 8 * MIB);
+        assert_eq!(config.part_size_for(None), 5 * MIB);
+        assert_eq!(config.part_size_for(Some(MIB)), 5 * MIB);
+        assert_eq!(config.part_size_for(Some(45_000 * MIB)), 5 * MIB);
         let large = 200_000 * MIB;
         let part = config.part_size_for(Some(large));
-        assert!(part > 8 * MIB && large.div_ceil(part) <= PLANNED_PARTS);
+        assert!(part > 5 * MIB && large.div_ceil(part) <= PLANNED_PARTS);
         assert_eq!(config.part_size_for(Some(u64::MAX)), MAX_PART);
         config.part_size = Some(1);
         assert_eq!(config.part_size_for(None), MIN_PART);
