@@ -63,7 +63,7 @@ pub(crate) async fn run(
             ProofArg::None => Policy::None,
         },
         labels: labels(&args.labels),
-        nodes: (!nodes.is_empty()).then(|| (nodes, save)),
+        nodes: (!nodes.is_empty()).then_some((nodes, save)),
         write: write_options(&args.write, &args.vault, &choice),
     };
     let events = output.events();

@@ -93,9 +93,9 @@ fn is_unspecified(url: &str) -> bool {
 pub fn endpoints(nodes: &[SeenNode]) -> Vec<Endpoint> {
     let mut found: Vec<Endpoint> = Vec::new();
     let mut add = |node: &SeenNode, url: &str| {
-        let usable = !(is_loopback(url) && node.ssh.is_some()) && !is_unspecified(url);
+        let elsewhere = is_unspecified(url) || is_loopback(url) && node.ssh.is_some();
         if let Ok(endpoint) = Endpoint::parse(url, false)
-            && usable
+            && !elsewhere
             && !found.contains(&endpoint)
             && found.len() < MAX_ENDPOINTS
         {
