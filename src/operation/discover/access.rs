@@ -93,9 +93,10 @@ fn is_unspecified(url: &str) -> bool {
 pub fn endpoints(nodes: &[SeenNode]) -> Vec<Endpoint> {
     let mut found: Vec<Endpoint> = Vec::new();
     let mut add = |node: &SeenNode, url: &str| {
-        let elsewhere = is_unspecified(url) || is_loopback(url) && node.ssh.is_some();
+        let elsewhere = is_loopback(url) && node.ssh.is_some();
+        let usable = !elsewhere && !is_unspecified(url);
         if let Ok(endpoint) = Endpoint::parse(url, false)
-            && !elsewhere
+            && usable
             && !found.contains(&endpoint)
             && found.len() < MAX_ENDPOINTS
         {
