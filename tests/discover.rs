@@ -3,6 +3,11 @@
 use etcdvault::node::NodeName;
 use etcdvault::node::sim::{SimNet, SimNode};
 use etcdvault::observe::{Distribution, NodeObservation, Severity, observe};
+use etcdvault::operation::discover::access::Credential;
+use etcdvault::operation::discover::file::text;
+use etcdvault::operation::discover::judge::judge;
+use etcdvault::operation::discover::{Observation, SeenCluster, SeenMember, SeenNode};
+use etcdvault::types::HexId;
 
 fn machine() -> SimNode {
     SimNet::new().add(&NodeName::new("n1").unwrap())
@@ -78,4 +83,73 @@ async fn distributions_with_a_way_of_their_own_name_it() {
     node.file("/etc/kubernetes/admin.conf", "", 0, 0o600);
     assert_eq!(observe(&node).await.unwrap().distribution, Distribution::Kubeadm);
     assert_eq!(Distribution::Kubeadm.own_restore(), None);
+}
+
+fn member(number: u64) -> SeenMember {
+    SeenMember {
+        id: HexId(number),
+        name: format!("m{number}"),
+        peer_urls: vec![format!("http://10.1.0.{number}:2380")],
+        client_urls: vec![format!("http://10.1.0.{number}:2379")],
+        version: Some("3.5.16".to_owned()),
+        leader: Some(number == 1),
+        learner: false,
+        db_size: None,
+        node: None,
+        error: None,
+    }
+}
+
+async fn with_client(servers: &str) -> Observation {
+    let node = machine();
+    let unit = format!("[Service]\nExecStart=/usr/bin/kube-apiserver --etcd-servers={servers}\n");
+    node.file("/etc/systemd/system/kube-apiserver.service", &unit, 0, 0o644);
+    let members = vec![member(1), member(2), member(3)];
+    Observation {
+        nodes: vec![SeenNode { ssh: None, seen: observe(&node).await.unwrap() }],
+        unreached: Vec::new(),
+        endpoints: Vec::new(),
+        cluster: Some(SeenCluster { id: HexId(7), members, credential: Credential::None }),
+        silence: Vec::new(),
+        srv: None,
+        findings: Vec::new(),
+    }
+}
+
+fn about_clients(seen: &Observation) -> Vec<(Severity, String)> {
+    let all = judge(seen).into_iter();
+    let own = all.filter(|finding| finding.what.starts_with("kube-apiserver"));
+    own.map(|finding| (finding.severity, finding.what)).collect()
+}
+
+/// row 8
+#[tokio::test]
+async fn clients_that_do_not_survive_a_loss_are_found() {
+    let all = "http://10.1.0.1:2379,http://10.1.0.2:2379,http://10.1.0.3:2379";
+    assert_eq!(about_clients(&with_client(all).await), []);
+
+    let found = about_clients(&with_client("http://10.1.0.2:2379").await);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, Severity::Warning);
+    assert!(found[0].1.contains("names only http://10.1.0.2:2379"), "{found:?}");
+
+    let gone = "http://10.1.0.1:2379,http://10.1.0.2:2379,http://10.1.0.20:2379";
+    let found = about_clients(&with_client(gone).await);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert_eq!(found[0].0, Severity::Problem);
+    assert!(found[0].1.contains("10.1.0.20"), "{found:?}");
+}
+
+#[tokio::test]
+async fn the_file_names_every_member_and_what_was_not_looked_at() {
+    let seen = with_client("http://10.1.0.1:2379").await;
+    let first = text(&seen, None).unwrap();
+    assert_eq!(first, text(&seen, None).unwrap());
+    assert!(first.contains("[cluster.etcd-"), "{first}");
+    for number in 1..=3 {
+        assert!(first.contains(&format!("\"http://10.1.0.{number}:2379\"")), "{first}");
+    }
+    assert!(first.contains("# Not looked at: the nodes of m1, m2, m3."), "{first}");
+    let read = etcdvault::config::read::parse(&first).unwrap();
+    assert_eq!(read.config.nodes.keys().collect::<Vec<_>>(), ["n1"]);
 }
