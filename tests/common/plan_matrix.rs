@@ -48,7 +48,7 @@ impl<S: Act<W>, W: Send + Sync + 'static> Case<S, W> {
             .map(|place| {
                 let name = NodeName::new(place.as_str()).expect("a node");
                 let node: Arc<dyn Node> = Arc::new(self.net.node(&name).expect("in the net"));
-                Arc::new(NodePlace::new(node))
+                Arc::new(NodePlace::new(node).expect("a node's name is a place's"))
             })
             .collect();
         Engine {
