@@ -132,7 +132,10 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
         if pods {
             node.kubelet();
         } else {
-            node.link("/etc/systemd/system/multi-user.target.wants/etcd.service", "../etcd.service");
+            node.link(
+                "/etc/systemd/system/multi-user.target.wants/etcd.service",
+                "../etcd.service",
+            );
         }
         node.power_off().power_on();
         inputs.push(NodeInput {
@@ -276,7 +279,7 @@ async fn what_differs_is_set_and_the_rest_is_left_alone() {
             "2 k2,k1: stop etcd; wait until it is gone",
             "3 k1: set files as in the state: 1 written, 1 owner or mode, 2 set aside",
             "3 k2: set files as in the state: 2 written",
-            "4 k2,k1: start etcd; wait until it is ready",
+            "4 k1,k2: start etcd; wait until it is ready",
             "5 k1: compare 4 files with the state; ports 2379 are open",
             "5 k2: compare 2 files with the state; ports 2379 are open",
         ]

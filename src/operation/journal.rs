@@ -10,12 +10,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
-use crate::node::{Attributes, FileKind, Node, NodeError, NodeErrorKind, WriteHow, WriteLike};
+use crate::node::{Attributes, FileKind, NodeError, NodeErrorKind, WriteHow, WriteLike};
 use crate::plan::journal::{JournalStore, PlaceError, PlaceErrorKind, Tail};
 use crate::plan::lock::{LockStore, MAX_CLAIM};
 use crate::plan::record::MAX_RECORDS;
 use crate::plan::{InvalidName, JOURNAL_DIRECTORY, LOCK_DIRECTORY, MAX_PLAN};
 
+pub use crate::node::Node;
 pub use crate::plan::execute::{Back, Clock, Engine, Options, Outcome, Report, RunError};
 pub use crate::plan::journal::{JournalError, Listed, StepState, list, load};
 pub use crate::plan::lock::LockError;

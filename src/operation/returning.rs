@@ -52,8 +52,9 @@ pub fn wanted(backup: &Backup, named: &[String]) -> Result<Vec<String>, Failure>
     let held: Vec<String> = nodes_of(&backup.manifest).iter().map(NodeName::to_string).collect();
     if let Some(other) = named.iter().find(|name| !held.contains(name)) {
         let what = format!("{WHAT}: backup {} holds no state of {other}", backup.manifest.id);
-        return Err(Failure::new(FailureKind::Usage, what)
-            .hint(format!("it holds {}", held.join(", "))));
+        return Err(
+            Failure::new(FailureKind::Usage, what).hint(format!("it holds {}", held.join(", ")))
+        );
     }
     Ok(if named.is_empty() { held } else { named.to_vec() })
 }

@@ -488,6 +488,8 @@ pub async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
                     count += 1;
                     continue;
                 }
+                // It was killed before it had begun, and all was done.
+                Err(RunError::Ended { ending: Ending::Applied, .. }) if then == Then::Resume => {}
                 Err(error) => return Err(format!("{what}: {error:?}")),
             }
             let wanted = if then == Then::RollBack { &base.start } else { &base.end };

@@ -375,7 +375,7 @@ pub fn plan(inputs: &Inputs) -> Planned {
     for start in starts {
         stage(1, vec![start]);
     }
-    stage(AT_ONCE, checks);
+    stage(1, checks);
     let title = format!(
         "Return {} to {} ({})",
         inputs.cluster,
@@ -418,8 +418,7 @@ fn move_service(
     }
     let old = is.and_then(|is| how(service, is, id));
     let new = was.and_then(|was| how(service, was, id));
-    let instance =
-        |how: How, healthy: bool| Instance { node: input.node.clone(), how, healthy };
+    let instance = |how: How, healthy: bool| Instance { node: input.node.clone(), how, healthy };
     if let (true, Some(old)) = (runs, &old) {
         moves.stop.push(instance(old.clone(), healthy));
     }

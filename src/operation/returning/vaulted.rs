@@ -41,6 +41,23 @@ pub struct Vaulted {
     pub indexes: tokio::sync::Mutex<BTreeMap<(String, String), Arc<NodeIndex>>>,
 }
 
+impl Vaulted {
+    /// The vault for plans of `cluster`.
+    pub fn new(
+        repository: Arc<Repository>,
+        nodes: BTreeMap<String, Arc<dyn Node>>,
+        cluster: &str,
+        connection: ConnectionSettings,
+        options: SaveOptions,
+        events: Events,
+    ) -> Result<Self, Failure> {
+        let cluster = ClusterName::new(cluster)
+            .map_err(|error| Failure::new(FailureKind::Error, error.to_string()))?;
+        let indexes = tokio::sync::Mutex::default();
+        Ok(Self { repository, nodes, cluster, connection, options, events, indexes })
+    }
+}
+
 impl fmt::Debug for Vaulted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Vaulted").field("cluster", &self.cluster).finish_non_exhaustive()

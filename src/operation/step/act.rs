@@ -201,9 +201,7 @@ impl Act<World> for Step {
                 }
                 if reload.is_empty() { Ok(()) } else { service::reload(node).await }
             }
-            Self::Enable { node, unit, enabled } => {
-                enable(world.node(node)?, unit, *enabled).await
-            }
+            Self::Enable { node, unit, enabled } => enable(world.node(node)?, unit, *enabled).await,
             Self::Check { node, files, ports } => {
                 let node = world.node(node)?;
                 let until = tokio::time::Instant::now() + OPEN;
