@@ -673,7 +673,15 @@ pub(crate) async fn return_command(
         return Ok(Exit::Ok);
     }
     output.note(&plan::shown(&made, output.width()));
-    plan::confirm(&made.cluster, args.yes)?;
+    let (cluster, yes) = (made.cluster.clone(), args.yes);
+    // The answer is waited for on a thread, so that Ctrl-C is heard meanwhile.
+    let asking = tokio::task::spawn_blocking(move || plan::confirm(&cluster, yes));
+    super::signal::or_interrupted(async {
+        asking.await.map_err(|error| {
+            Failure::new(FailureKind::Error, "the plan was not confirmed").because(error)
+        })?
+    })
+    .await?;
     let repository = std::sync::Arc::new(repository);
     let contents = contents(repository, &nodes, &made.cluster, settings, options.look, output)?;
     let engine = engine(&nodes, Some(contents), args.take_over_lock, output)?;
