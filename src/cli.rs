@@ -20,8 +20,10 @@ mod discover;
 mod files;
 mod init;
 mod inspect;
+mod journal;
 mod list;
 mod node_agent;
+mod plan;
 mod restore;
 mod shell;
 mod state;
@@ -38,6 +40,7 @@ use crate::config::{Env, Setup};
 use crate::operation::{Failure, FailureKind};
 use args::{Cli, Command, ConfigCommand, RestoreCommand};
 use exit_code::Exit;
+use journal::JournalCommand;
 use output::Output;
 use state::StateCommand;
 
@@ -125,7 +128,14 @@ async fn run_command(command: Command, output: &Output, setup: &Setup) -> Result
             StateCommand::Diff(args) => {
                 or_interrupted(state::diff_command(args, output, setup)).await
             }
+            StateCommand::Return(args) => state::return_command(args, output, setup).await,
         },
+        Command::Journal(command) => match command {
+            JournalCommand::List(args) => or_interrupted(journal::list(args, output)).await,
+            JournalCommand::Show(args) => or_interrupted(journal::show(args, output)).await,
+        },
+        Command::Resume(args) => journal::resume(args, output, setup).await,
+        Command::Rollback(args) => journal::rollback(args, output).await,
         Command::Completions(args) => Ok(shell::completions(&args, output)),
         Command::Man(args) => shell::man(&args, output),
         Command::NodeAgent(args) => node_agent::run(args).await.map(|()| Exit::Ok),

@@ -443,7 +443,7 @@ async fn wrong_steps_are_found() {
 
 fn engine_places(case: &Case<Toy, World>) -> Vec<Arc<NodePlace>> {
     let node = |name| case.net.node(&NodeName::new(name).unwrap()).unwrap();
-    NODES.iter().map(|name| Arc::new(NodePlace::new(Arc::new(node(*name))))).collect()
+    NODES.iter().map(|name| Arc::new(NodePlace::new(Arc::new(node(*name))).unwrap())).collect()
 }
 
 fn journals(case: &Case<Toy, World>) -> Vec<Arc<dyn JournalStore>> {

@@ -80,6 +80,10 @@ pub(crate) enum Command {
     Config(ConfigCommand),
     #[command(subcommand)]
     State(super::state::StateCommand),
+    #[command(subcommand)]
+    Journal(super::journal::JournalCommand),
+    Resume(super::journal::ResumeArgs),
+    Rollback(super::journal::RollbackArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
     #[command(hide = true)]

@@ -43,8 +43,10 @@ impl Interrupt {
 
     /// Waits for a signal and returns its number; for ever when none comes.
     pub async fn signalled(&mut self) -> i32 {
-        match self.0.wait_for(Option::is_some).await {
-            Ok(signal) => signal.unwrap_or(0),
+        // What is held while it is looked at must not be held while it is waited for.
+        let signal = self.0.wait_for(Option::is_some).await.map(|signal| signal.unwrap_or(0));
+        match signal {
+            Ok(signal) => signal,
             // The other end is gone: no signal can come any more.
             Err(_) => std::future::pending().await,
         }

@@ -54,7 +54,7 @@ impl<S: Act<W>, W: Send + Sync + 'static> Case<S, W> {
             .map(|place| {
                 let name = NodeName::new(place.as_str()).expect("a node");
                 let node: Arc<dyn Node> = Arc::new(self.net.node(&name).expect("in the net"));
-                Arc::new(NodePlace::new(node))
+                Arc::new(NodePlace::new(node).expect("a node's name is a place's"))
             })
             .collect();
         Engine {
@@ -494,6 +494,8 @@ pub(crate) async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'st
                     count += 1;
                     continue;
                 }
+                // It was killed before it had begun, and all was done.
+                Err(RunError::Ended { ending: Ending::Applied, .. }) if then == Then::Resume => {}
                 Err(error) => return Err(format!("{what}: {error:?}")),
             }
             let wanted = if then == Then::RollBack { &base.start } else { &base.end };

@@ -244,3 +244,19 @@ impl Visitor for One {
         Ok(())
     }
 }
+
+/// The bytes of the file `path`, escaped as in `index`, of `node`.
+pub async fn content_of(
+    repository: &Repository,
+    manifest: &Manifest,
+    node: &NodeName,
+    index: &super::index::NodeIndex,
+    path: &str,
+) -> Result<Vec<u8>, Failure> {
+    let found = index.state.file(path).and_then(|file| source(&index.state, file));
+    let found = found.ok_or_else(|| {
+        let what = format!("{path} of {node} was not read from backup {}", manifest.id);
+        Failure::new(FailureKind::Corrupt, what).detail("the state has no such file")
+    })?;
+    read(repository, manifest, node, found).await
+}

@@ -1,0 +1,213 @@
+//! `state return`: nodes set up again as a state has them.
+//!
+//! - The plan is made from the stored index, the nodes as they are now, and what is
+//!   seen to run; it names what differs so that files alone do not bring it back.
+//! - Services whose files do not change are not touched. Data is never touched: one
+//!   member's old data in a living cluster would lose or fork what was agreed on.
+//! - What stood in the place of a file is kept, and rolling back needs no vault.
+
+pub mod planner;
+pub mod vaulted;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use chrono::Utc;
+use vault::repository::{Backup, Repository};
+
+use self::planner::{Inputs, NodeInput, Planned};
+use crate::etcd::cluster::{Reach, observe as observe_members};
+use crate::etcd::{ConnectionSettings, Connector};
+use crate::node::{Node, NodeName};
+use crate::observe;
+use crate::operation::failure::{Failure, FailureKind, chain};
+use crate::operation::state::describe::{ClusterSeen, StateContent};
+use crate::operation::state::index::NodeIndex;
+use crate::operation::state::save::{SaveOptions, capture};
+use crate::operation::state::{find, nodes_of};
+use crate::operation::step::Service;
+use crate::plan::{Place, PlanId};
+
+pub use crate::event::{StepEvent, StepPhase};
+pub use crate::operation::step::{Step, World};
+pub use crate::plan::shell::as_shell;
+pub use crate::plan::table::{Row, rows};
+
+/// What is asked of a return.
+#[derive(Debug, Clone)]
+pub struct ReturnOptions {
+    /// Whether the present state is stored first.
+    pub save: bool,
+    /// Whether it goes on although the topology differs.
+    pub force_topology: bool,
+    /// What is looked at and stored of nodes.
+    pub look: SaveOptions,
+}
+
+const WHAT: &str = "nothing was returned";
+
+/// The nodes that a return is about: those that are named, else all of the state.
+pub fn wanted(backup: &Backup, named: &[String]) -> Result<Vec<String>, Failure> {
+    let held: Vec<String> = nodes_of(&backup.manifest).iter().map(NodeName::to_string).collect();
+    if let Some(other) = named.iter().find(|name| !held.contains(name)) {
+        let what = format!("{WHAT}: backup {} holds no state of {other}", backup.manifest.id);
+        return Err(
+            Failure::new(FailureKind::Usage, what).hint(format!("it holds {}", held.join(", ")))
+        );
+    }
+    Ok(if named.is_empty() { held } else { named.to_vec() })
+}
+
+/// What a return looks at, and its plan.
+pub async fn prepare(
+    repository: &Repository,
+    backup: &Backup,
+    nodes: &[Arc<dyn Node>],
+    connection: &ConnectionSettings,
+    options: &ReturnOptions,
+) -> Result<Planned, Failure> {
+    let manifest = &backup.manifest;
+    let connector = Connector::new(connection)?;
+    let view = observe_members(&connector, connection, Reach::AllMembers).await;
+    let mut drift = match StateContent::of(manifest).ok().flatten().and_then(|c| c.cluster) {
+        Some(was) => cluster_drift(&was, ClusterSeen::of(&view).as_ref()),
+        None => Vec::new(),
+    };
+    let mut inputs = Vec::new();
+    for node in nodes {
+        let input = look(repository, backup, node.as_ref(), options).await?;
+        drift.extend(planner::drift(&input.state, &input.now));
+        inputs.push(input);
+    }
+    if !drift.is_empty() && !options.force_topology {
+        let mut failure = Failure::new(
+            FailureKind::Error,
+            format!("{WHAT}: the topology is not that of state {}", manifest.id),
+        );
+        for line in drift {
+            failure = failure.detail(line);
+        }
+        return Err(failure.state("the nodes are as they were").hint(
+            "etcdvault state diff shows all of it; --force-topology sets the files nevertheless",
+        ));
+    }
+    let leader = leader(&view, &inputs);
+    Ok(planner::plan(&Inputs {
+        id: PlanId::generate(),
+        made: Utc::now(),
+        cluster: manifest.cluster.to_string(),
+        backup: manifest.id.to_string(),
+        taken: manifest.started,
+        nodes: inputs,
+        leader,
+        save: options.save,
+        drift,
+    }))
+}
+
+/// What differs on `nodes` from a state: empty when they are as it says.
+pub async fn differences(
+    repository: &Repository,
+    backup: &Backup,
+    nodes: &[Arc<dyn Node>],
+    options: &ReturnOptions,
+) -> Result<Planned, Failure> {
+    let mut inputs = Vec::new();
+    for node in nodes {
+        inputs.push(look(repository, backup, node.as_ref(), options).await?);
+    }
+    Ok(planner::plan(&Inputs {
+        id: PlanId::generate(),
+        made: Utc::now(),
+        cluster: backup.manifest.cluster.to_string(),
+        backup: backup.manifest.id.to_string(),
+        taken: backup.manifest.started,
+        nodes: inputs,
+        leader: None,
+        save: false,
+        drift: Vec::new(),
+    }))
+}
+
+async fn look(
+    repository: &Repository,
+    backup: &Backup,
+    node: &dyn Node,
+    options: &ReturnOptions,
+) -> Result<NodeInput, Failure> {
+    let name = node.name();
+    let state = find::index(repository, &backup.manifest, name).await?;
+    // All that the state has is looked at, whatever is found by itself now.
+    let mut look = options.look.clone();
+    look.extra.extend(roots(&state));
+    let failed = |why: String| {
+        Failure::new(FailureKind::Error, format!("{WHAT}: {name} was not looked at")).detail(why)
+    };
+    let now = capture(node, &look).await.map_err(|error| failed(chain(&error).join(": ")))?;
+    let seen = observe::observe(node).await.map_err(|error| failed(error.to_string()))?;
+    let mut used: BTreeMap<Service, BTreeSet<PathBuf>> = BTreeMap::new();
+    for etcd in &seen.etcd {
+        let paths = used.entry(Service::Etcd).or_default();
+        paths.extend(etcd.files.iter().map(|file| file.path.clone()));
+        paths.extend(etcd.tls_files.iter().map(|file| file.path.clone()));
+    }
+    for server in &seen.api_servers {
+        let paths = used.entry(Service::ApiServer).or_default();
+        paths.extend(server.files.iter().map(|file| file.path.clone()));
+        paths.extend(server.tls_files.iter().map(|file| file.path.clone()));
+    }
+    let place = Place::new(name.as_str()).map_err(|error| failed(error.to_string()))?;
+    Ok(NodeInput { node: place, state, now, used })
+}
+
+fn roots(index: &NodeIndex) -> Vec<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let paths = index.state.roots.iter().filter_map(|path| vault::archive::unescape(path));
+    paths.map(|bytes| std::ffi::OsString::from_vec(bytes).into()).collect()
+}
+
+/// Where the members are not those of the state. Nothing where none answers: then it
+/// cannot be told, and a state is wanted most.
+fn cluster_drift(was: &ClusterSeen, is: Option<&ClusterSeen>) -> Vec<String> {
+    let Some(is) = is else { return Vec::new() };
+    let mut found = Vec::new();
+    if was.cluster_id != is.cluster_id {
+        found.push(format!("the cluster's id was {}, and is {}", was.cluster_id, is.cluster_id));
+    }
+    for member in &was.members {
+        match is.members.iter().find(|other| other.id == member.id) {
+            None => found.push(format!("member {} ({}) is gone", member.name, member.id)),
+            Some(other) => {
+                if other.peer_urls != member.peer_urls {
+                    let (was, is) = (member.peer_urls.join(","), other.peer_urls.join(","));
+                    found.push(format!("peers of {} were {was}, and are {is}", member.name));
+                }
+                if let (Some(was), Some(is)) = (&member.version, &other.version)
+                    && was != is
+                {
+                    found.push(format!("{} was etcd {was}, and is {is}", member.name));
+                }
+            }
+        }
+    }
+    for other in &is.members {
+        if !was.members.iter().any(|member| member.id == other.id) {
+            found.push(format!("member {} ({}) is new", other.name, other.id));
+        }
+    }
+    found
+}
+
+/// The node of the leader, by the addresses that it gives to clients.
+fn leader(view: &crate::etcd::cluster::ClusterView, nodes: &[NodeInput]) -> Option<Place> {
+    let id = view.rows.iter().find_map(|row| row.status()?.leader)?;
+    let mut listed = view.rows.iter().filter_map(|row| row.listed.as_ref());
+    let member = listed.find(|member| member.id == id)?;
+    let on = |node: &&NodeInput| {
+        let addresses = &node.now.description.addresses;
+        let mut urls = member.client_urls.iter().chain(&member.peer_urls);
+        urls.any(|url| addresses.iter().any(|address| url.contains(&format!("//{address}:"))))
+    };
+    nodes.iter().find(on).map(|node| node.node.clone())
+}

@@ -1,0 +1,464 @@
+//! The plan of a return: pure, from what a state says and what nodes say now.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use crate::operation::state::describe::{Description, Program, Runs};
+use crate::operation::state::index::{File, Kind, NodeIndex};
+use crate::operation::step::{Change, Expected, How, Instance, Mode, Service, Step, What};
+use crate::plan::{Place, Plan, PlanId, Stage};
+
+/// Nodes whose files are set at the same time.
+const AT_ONCE: u32 = 8;
+
+/// Trees that belong to packages: nothing is taken out of them.
+const OF_PACKAGES: [&str; 3] = ["/usr", "/lib", "/opt"];
+
+/// A node as it was, and as it is.
+#[derive(Debug, Clone)]
+pub struct NodeInput {
+    /// Its name.
+    pub node: Place,
+    /// The stored state.
+    pub state: NodeIndex,
+    /// The state now.
+    pub now: NodeIndex,
+    /// Files that the services read now, as far as it was seen.
+    pub used: BTreeMap<Service, BTreeSet<PathBuf>>,
+}
+
+/// What a return is planned from.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// The plan's id.
+    pub id: PlanId,
+    /// When it is made.
+    pub made: DateTime<Utc>,
+    /// The cluster's name.
+    pub cluster: String,
+    /// The backup with the state.
+    pub backup: String,
+    /// When the state was taken.
+    pub taken: DateTime<Utc>,
+    /// The nodes that are returned.
+    pub nodes: Vec<NodeInput>,
+    /// The node with the leader of etcd, where it is known.
+    pub leader: Option<Place>,
+    /// Whether the present state is stored first.
+    pub save: bool,
+    /// What of the topology differs.
+    pub drift: Vec<String>,
+}
+
+/// What a return comes to.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// The plan; `None` where nothing differs.
+    pub plan: Option<Plan<Step>>,
+    /// What is left to do by hand, a line each.
+    pub by_hand: Vec<String>,
+}
+
+/// Where two descriptions of a node differ so that files alone do not bring it back.
+pub fn drift(was: &NodeIndex, is: &NodeIndex) -> Vec<String> {
+    let mut found = Vec::new();
+    let node = &was.node;
+    let pairs = [
+        ("etcd", &was.description.etcd, &is.description.etcd),
+        ("kube-apiserver", &was.description.apiserver, &is.description.apiserver),
+    ];
+    for (name, was, is) in pairs {
+        let kind = |program: &Option<Program>| {
+            program.as_ref().map(|program| match program.runs {
+                Runs::Unit { .. } => "external, in a unit",
+                Runs::StaticPod { .. } => "embedded, in a static pod",
+                Runs::Process => "a process of its own",
+            })
+        };
+        // Where it is not there at all files may be what is missing.
+        if let (Some(was), Some(is)) = (kind(was), kind(is))
+            && was != is
+        {
+            found.push(format!("{node}: {name} was {was}, and is {is}"));
+        }
+        let image = |program: &Option<Program>| program.as_ref()?.image.clone();
+        if let (Some(was), Some(is)) = (image(was), image(is))
+            && was != is
+        {
+            found.push(format!("{node}: {name} had the image {was}, and has {is}"));
+        }
+    }
+    let (was, is) = (&was.description, &is.description);
+    let gone: Vec<&str> =
+        was.addresses.iter().filter(|a| !is.addresses.contains(a)).map(String::as_str).collect();
+    if !gone.is_empty() && !is.addresses.is_empty() && named_by(was, &gone) {
+        found.push(format!("{node}: it has no address {} any more", gone.join(", ")));
+    }
+    if let (Some(a), Some(b)) = (&was.machine_id, &is.machine_id)
+        && a != b
+    {
+        found.push(format!("{node}: it is another machine than it was"));
+    }
+    found
+}
+
+/// Whether an option of a service holds one of `addresses`.
+fn named_by(description: &Description, addresses: &[&str]) -> bool {
+    let programs = [&description.etcd, &description.apiserver];
+    let mut values = programs.into_iter().flatten().flat_map(|program| program.options.values());
+    values.any(|value| addresses.iter().any(|address| value.contains(address)))
+}
+
+/// What an index says of a file; `None` for what no step can make.
+fn what(index: &NodeIndex, file: &File) -> Option<What> {
+    let mode = |file: &File| Mode {
+        uid: file.uid,
+        gid: file.gid,
+        mode: file.mode,
+        xattrs: file.xattrs.clone(),
+    };
+    match file.kind {
+        Kind::File => Some(What::File { sha256: file.sha256?.to_string(), mode: mode(file) }),
+        Kind::HardLink => {
+            let source = index.state.file(file.target.as_deref()?)?;
+            Some(What::File { sha256: source.sha256?.to_string(), mode: mode(source) })
+        }
+        Kind::Directory => Some(What::Directory { mode: mode(file) }),
+        Kind::Symlink => Some(What::Link { target: file.target.clone()? }),
+    }
+}
+
+fn files(index: &NodeIndex) -> BTreeMap<PathBuf, &File> {
+    index.state.files.iter().filter_map(|file| Some((file.real_path()?, file))).collect()
+}
+
+/// What differs on a node: changes in the order in which they are made, and what no
+/// step can do.
+fn changes(input: &NodeInput) -> (Vec<Change>, Vec<String>) {
+    let (was, is) = (files(&input.state), files(&input.now));
+    let (mut gone, mut set, mut by_hand) = (Vec::new(), Vec::new(), Vec::new());
+    let paths: BTreeSet<&PathBuf> = was.keys().chain(is.keys()).collect();
+    let left_out: Vec<PathBuf> = input
+        .state
+        .state
+        .exclude
+        .iter()
+        .filter_map(|path| {
+            use std::os::unix::ffi::OsStringExt as _;
+            Some(std::ffi::OsString::from_vec(vault::archive::unescape(path)?).into())
+        })
+        .collect();
+    for path in paths {
+        let side = |index: &NodeIndex, file: Option<&&File>| match file {
+            None => Some(What::Nothing),
+            Some(file) => what(index, file),
+        };
+        let before = side(&input.now, is.get(path));
+        let after = side(&input.state, was.get(path));
+        let mut hand =
+            |why: &str| by_hand.push(format!("{}: {} {why}", input.node, path.display()));
+        let (Some(before), Some(after)) = (before, after) else {
+            hand("cannot be compared");
+            continue;
+        };
+        if before == after || left_out.iter().any(|left| path.starts_with(left)) {
+            continue;
+        }
+        let change = Change { path: path.clone(), stored_as: None, before, after };
+        match (&change.before, &change.after) {
+            (_, What::Nothing) if OF_PACKAGES.iter().any(|tree| path.starts_with(tree)) => {
+                hand("was not there; it is a package's and stays");
+            }
+            (_, What::Nothing) => gone.push(change),
+            (What::Nothing | What::File { .. }, What::File { .. })
+            | (What::Nothing, What::Directory { .. }) => set.push(change),
+            (What::Directory { .. }, What::Directory { mode }) => hand(&format!(
+                "is a directory of {}:{} with mode {:04o} in the state",
+                mode.uid, mode.gid, mode.mode
+            )),
+            (_, What::Link { target }) => hand(&format!("is a link to {target} in the state")),
+            _ => hand("is something else in the state"),
+        }
+    }
+    // What is in a directory goes before it.
+    gone.reverse();
+    gone.append(&mut set);
+    (gone, by_hand)
+}
+
+fn program(description: &Description, service: Service) -> Option<&Program> {
+    match service {
+        Service::Etcd => description.etcd.as_ref(),
+        Service::ApiServer => description.apiserver.as_ref(),
+    }
+}
+
+/// The ports on which a service listens by its options.
+fn ports(service: Service, program: &Program) -> Vec<u16> {
+    let option = |name: &str| program.options.get(name).map(String::as_str);
+    let mut ports: Vec<u16> = match service {
+        Service::Etcd => ["listen-client-urls", "listen-peer-urls"]
+            .into_iter()
+            .flat_map(|name| option(name).unwrap_or_default().split(','))
+            .filter_map(|url| url.trim().trim_end_matches('/').rsplit_once(':')?.1.parse().ok())
+            .collect(),
+        Service::ApiServer => {
+            vec![option("secure-port").and_then(|port| port.parse().ok()).unwrap_or(6443)]
+        }
+    };
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+/// How a service is stopped or started on a node, by what was seen there.
+fn how(service: Service, program: &Program, id: PlanId) -> Option<How> {
+    match &program.runs {
+        Runs::Unit { name } => Some(How::Unit { unit: name.clone() }),
+        Runs::StaticPod { manifest } => {
+            let manifest = PathBuf::from(manifest);
+            let name = manifest.file_name()?.to_str()?;
+            // A name with a dot in front the kubelet passes over.
+            let aside = manifest.with_file_name(format!(".{name}.etcdvault-{id}"));
+            Some(How::Pod { manifest, aside, ports: ports(service, program) })
+        }
+        Runs::Process => None,
+    }
+}
+
+/// Whether a change of `path` counts for a service.
+fn concerns(service: Service, input: &NodeInput, path: &Path) -> bool {
+    if input.used.get(&service).is_some_and(|used| used.contains(path)) {
+        return true;
+    }
+    let descriptions = [&input.state.description, &input.now.description];
+    for program in descriptions.iter().filter_map(|about| program(about, service)) {
+        match &program.runs {
+            Runs::Unit { name } if unit_of(path).as_deref() == Some(name) => return true,
+            Runs::StaticPod { manifest } if Path::new(manifest) == path => return true,
+            _ => {}
+        }
+        if program.options.values().any(|value| Path::new(value) == path) {
+            return true;
+        }
+    }
+    let embedded = |about: &Description| {
+        program(about, service)
+            .is_some_and(|program| matches!(program.runs, Runs::StaticPod { .. }))
+    };
+    let any_embedded = descriptions.iter().any(|about| embedded(about));
+    let under = |trees: &[&str]| trees.iter().any(|tree| path.starts_with(tree));
+    match service {
+        Service::Etcd => {
+            under(&["/etc/etcd", "/etc/default/etcd", "/etc/sysconfig/etcd", "/etc/etcd.env"])
+                || any_embedded && under(&["/etc/kubernetes/pki/etcd"])
+        }
+        Service::ApiServer => {
+            under(&[
+                "/etc/kubernetes/apiserver",
+                "/etc/default/kube-apiserver",
+                "/etc/sysconfig/kube-apiserver",
+            ]) || under(&["/etc/kubernetes/pki"]) && !under(&["/etc/kubernetes/pki/etcd"])
+        }
+    }
+}
+
+/// The unit that a file of systemd's belongs to.
+fn unit_of(path: &Path) -> Option<String> {
+    let parent = path.parent()?;
+    let systemd = |path: &Path| path.to_str().is_some_and(|path| path.contains("systemd/system"));
+    if !systemd(parent) {
+        return None;
+    }
+    let drop_in = parent.file_name()?.to_str()?.strip_suffix(".d");
+    let name = drop_in.or_else(|| path.file_name()?.to_str())?;
+    let name = name.strip_suffix(".d").unwrap_or(name);
+    name.ends_with(".service").then(|| name.to_owned())
+}
+
+/// Stops and starts of a service.
+#[derive(Default)]
+struct Moves {
+    stop: Vec<Instance>,
+    start: Vec<Instance>,
+}
+
+/// Plans the return.
+pub fn plan(inputs: &Inputs) -> Planned {
+    let mut by_hand = Vec::new();
+    let mut moves: BTreeMap<Service, Moves> = BTreeMap::new();
+    let (mut sets, mut enables, mut checks) = (Vec::new(), Vec::new(), Vec::new());
+    let mut count = 0;
+    for input in &inputs.nodes {
+        let (mut changes, mut hand) = changes(input);
+        by_hand.append(&mut hand);
+        count += changes.len();
+        let files: Vec<Expected> = changes
+            .iter()
+            .map(|change| Expected { path: change.path.clone(), what: change.after.clone() })
+            .collect();
+        let mut open = Vec::new();
+        for service in [Service::ApiServer, Service::Etcd] {
+            let touched = changes.iter().any(|change| concerns(service, input, &change.path));
+            let moves = moves.entry(service).or_default();
+            open.extend(move_service(service, input, touched, inputs.id, &mut changes, moves));
+        }
+        let kubelet = |path: &Path| path.starts_with("/var/lib/kubelet");
+        if changes.iter().any(|change| kubelet(&change.path)) {
+            by_hand.push(format!(
+                "{}: the kubelet reads its files when it is restarted: systemctl restart kubelet",
+                input.node
+            ));
+        }
+        let reload: BTreeSet<String> =
+            changes.iter().filter_map(|change| unit_of(&change.path)).collect();
+        enables.extend(enabled(input));
+        if !changes.is_empty() {
+            sets.push(Step::SetFiles {
+                node: input.node.clone(),
+                backup: inputs.backup.clone(),
+                changes,
+                reload: reload.into_iter().collect(),
+            });
+        }
+        if !files.is_empty() || !open.is_empty() {
+            checks.push(Step::Check { node: input.node.clone(), files, ports: open });
+        }
+    }
+    let mut stages = Vec::new();
+    let mut stage = |at_once: u32, steps: Vec<Step>| {
+        if !steps.is_empty() {
+            stages.push(Stage { at_once, steps });
+        }
+    };
+    let mut stops = Vec::new();
+    let mut starts = Vec::new();
+    for service in [Service::ApiServer, Service::Etcd] {
+        let Some(mut moved) = moves.remove(&service) else { continue };
+        // False sorts first: the leader is the last to go.
+        moved.stop.sort_by_key(|instance| Some(&instance.node) == inputs.leader.as_ref());
+        if !moved.stop.is_empty() {
+            stops.push(Step::Stop { service, instances: moved.stop });
+        }
+        if !moved.start.is_empty() {
+            starts.insert(0, Step::Start { service, instances: moved.start });
+        }
+    }
+    let idle = sets.is_empty() && enables.is_empty() && starts.is_empty() && stops.is_empty();
+    if idle {
+        return Planned { plan: None, by_hand };
+    }
+    let nodes: Vec<Place> = inputs.nodes.iter().map(|input| input.node.clone()).collect();
+    let down = match (stops.is_empty(), starts.is_empty()) {
+        (true, _) => "nothing".to_owned(),
+        _ => {
+            let names: Vec<&str> = stops
+                .iter()
+                .filter_map(|step| match step {
+                    Step::Stop { service, .. } => Some(service.name()),
+                    _ => None,
+                })
+                .collect();
+            format!("{} while files are set", names.join(" and "))
+        }
+    };
+    if inputs.save {
+        stage(1, vec![Step::SaveState { nodes: nodes.clone() }]);
+    }
+    for stop in stops {
+        stage(1, vec![stop]);
+    }
+    stage(AT_ONCE, sets);
+    stage(1, enables);
+    for start in starts {
+        stage(1, vec![start]);
+    }
+    stage(1, checks);
+    let title = format!(
+        "Return {} to {} ({})",
+        inputs.cluster,
+        inputs.backup,
+        inputs.taken.format("%Y-%m-%d %H:%M UTC")
+    );
+    let (cluster, made) = (inputs.cluster.clone(), inputs.made);
+    let mut plan = Plan::new(inputs.id, cluster, "state return", title, made, nodes);
+    plan = plan
+        .fact("Lost", format!("nothing: {count} files differ, what stands there is set aside"))
+        .fact("Kept", format!("in {}/{} on each node", crate::operation::step::ASIDE, inputs.id))
+        .fact("Down", down);
+    for line in &inputs.drift {
+        plan = plan.fact("Differs", line);
+    }
+    for line in &by_hand {
+        plan = plan.fact("By hand", line);
+    }
+    plan.stages = stages;
+    Planned { plan: Some(plan), by_hand }
+}
+
+/// Adds the moves of one service on one node, and lets changes of a manifest that is
+/// out happen where it is. Returns the ports that are open at the end.
+fn move_service(
+    service: Service,
+    input: &NodeInput,
+    touched: bool,
+    id: PlanId,
+    changes: &mut [Change],
+    moves: &mut Moves,
+) -> Vec<u16> {
+    let (was, is) = (&input.state.description, &input.now.description);
+    let (was, is) = (program(was, service), program(is, service));
+    let runs = is.is_some_and(|is| is.running || unit_moves(is, &input.now.description));
+    let healthy = is.is_some_and(|is| is.running);
+    let ran = was.is_some_and(|was| was.running);
+    if !touched && runs == ran {
+        return Vec::new();
+    }
+    let old = is.and_then(|is| how(service, is, id));
+    let new = was.and_then(|was| how(service, was, id));
+    let instance = |how: How, healthy: bool| Instance { node: input.node.clone(), how, healthy };
+    if let (true, Some(old)) = (runs, &old) {
+        moves.stop.push(instance(old.clone(), healthy));
+    }
+    if let (true, Some(new)) = (ran, &new) {
+        moves.start.push(instance(new.clone(), true));
+    }
+    for how in [old.filter(|_| runs), new.filter(|_| ran)].into_iter().flatten() {
+        let How::Pod { manifest, aside, .. } = how else { continue };
+        if let Some(change) = changes.iter_mut().find(|change| change.path == manifest) {
+            change.stored_as = Some(manifest);
+            change.path = aside;
+        }
+    }
+    was.filter(|_| ran).map(|was| ports(service, was)).unwrap_or_default()
+}
+
+/// Whether systemd is about to start the service again and again.
+fn unit_moves(program: &Program, description: &Description) -> bool {
+    let Runs::Unit { name } = &program.runs else { return false };
+    description.units.get(name).is_some_and(|unit| unit.active == "activating")
+}
+
+/// Units of the services that start at boot and did not, or the other way round.
+fn enabled(input: &NodeInput) -> Vec<Step> {
+    let mut steps = Vec::new();
+    for service in [Service::Etcd, Service::ApiServer] {
+        let about = &input.state.description;
+        let Some(Program { runs: Runs::Unit { name }, .. }) = program(about, service) else {
+            continue;
+        };
+        let seen = |about: &Description| about.units.get(name).map(|unit| unit.enabled.clone());
+        let (was, is) = (seen(about), seen(&input.now.description));
+        if let (Some("enabled" | "disabled"), Some("enabled" | "disabled")) =
+            (was.as_deref(), is.as_deref())
+            && was != is
+        {
+            let enabled = was.as_deref() == Some("enabled");
+            let (node, unit) = (input.node.clone(), name.clone());
+            steps.push(Step::Enable { node, unit, enabled });
+        }
+    }
+    steps
+}

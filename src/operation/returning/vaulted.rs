@@ -1,0 +1,138 @@
+//! The vault as steps need it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use vault::layout::ClusterName;
+use vault::repository::Repository;
+
+use crate::etcd::{ConnectionSettings, Connector};
+use crate::event::Events;
+use crate::node::{Node, NodeName};
+use crate::operation::failure::{Failure, FailureKind};
+use crate::operation::find as backups;
+use crate::operation::interrupt::Interrupt;
+use crate::operation::state::index::NodeIndex;
+use crate::operation::state::save::{SaveOptions, save};
+use crate::operation::state::{find, show};
+use crate::operation::step::Contents;
+use crate::plan::{Place, PlanId};
+
+/// The label that says for which plan a state was stored.
+const LABEL: &str = "plan";
+
+/// A repository with what a save needs.
+pub struct Vaulted {
+    /// The vault.
+    pub repository: Arc<Repository>,
+    /// The nodes by name.
+    pub nodes: BTreeMap<String, Arc<dyn Node>>,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// How members are reached, to be described.
+    pub connection: ConnectionSettings,
+    /// What is stored of nodes.
+    pub options: SaveOptions,
+    /// Where events go.
+    pub events: Events,
+    /// Indexes that were read.
+    pub indexes: tokio::sync::Mutex<BTreeMap<(String, String), Arc<NodeIndex>>>,
+}
+
+impl Vaulted {
+    /// The vault for plans of `cluster`.
+    pub fn new(
+        repository: Arc<Repository>,
+        nodes: BTreeMap<String, Arc<dyn Node>>,
+        cluster: &str,
+        connection: ConnectionSettings,
+        options: SaveOptions,
+        events: Events,
+    ) -> Result<Self, Failure> {
+        let cluster = ClusterName::new(cluster)
+            .map_err(|error| Failure::new(FailureKind::Error, error.to_string()))?;
+        let indexes = tokio::sync::Mutex::default();
+        Ok(Self { repository, nodes, cluster, connection, options, events, indexes })
+    }
+}
+
+impl fmt::Debug for Vaulted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vaulted").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Contents for Vaulted {
+    async fn content(&self, backup: &str, node: &str, path: &str) -> Result<Vec<u8>, Failure> {
+        let name = NodeName::new(node)
+            .map_err(|error| Failure::new(FailureKind::Error, error.to_string()))?;
+        let found = find::find(&self.repository, None, backup).await?;
+        let key = (backup.to_owned(), node.to_owned());
+        let index = {
+            let mut indexes = self.indexes.lock().await;
+            match indexes.get(&key) {
+                Some(index) => index.clone(),
+                None => {
+                    let index = find::index(&self.repository, &found.manifest, &name).await?;
+                    let index = Arc::new(index);
+                    indexes.insert(key, index.clone());
+                    index
+                }
+            }
+        };
+        show::content_of(&self.repository, &found.manifest, &name, &index, path).await
+    }
+
+    async fn save(&self, nodes: &[Place], plan: PlanId) -> Result<String, Failure> {
+        let named = nodes.iter().filter_map(|place| self.nodes.get(place.as_str()).cloned());
+        let named: Vec<Arc<dyn Node>> = named.collect();
+        let labels = BTreeMap::from([(LABEL.to_owned(), plan.to_string())]);
+        let (repository, cluster) = (self.repository.clone(), self.cluster.clone());
+        let (connection, options) = (self.connection.clone(), self.options.clone());
+        let events = self.events.clone();
+        // A save keeps to one thread; steps may move between threads.
+        let runtime = tokio::runtime::Handle::current();
+        let saving = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                let connector = Connector::new(&connection)?;
+                save(
+                    &repository,
+                    &named,
+                    &connector,
+                    &connection,
+                    Some(cluster),
+                    labels,
+                    &options,
+                    &events,
+                    &mut Interrupt::never(),
+                )
+                .await
+            })
+        });
+        let report = saving.await.map_err(|error| {
+            Failure::new(FailureKind::Error, "no state was stored").because(error)
+        })??;
+        match report.content.missing.first() {
+            // What could not be stored could not be returned to.
+            Some(missing) => {
+                let what = format!("the state of {} was not stored", missing.node);
+                Err(Failure::new(FailureKind::Error, what).detail(missing.why.clone()))
+            }
+            None => Ok(report.id),
+        }
+    }
+
+    async fn saved(&self, plan: PlanId) -> Result<Option<String>, Failure> {
+        let (all, _) = backups::all(&self.repository, Some(self.cluster.clone())).await?;
+        let plan = plan.to_string();
+        let mut ours = all.iter().filter(|backup| {
+            let content = super::super::state::describe::StateContent::of(&backup.manifest);
+            let whole = content.ok().flatten().is_some_and(|content| content.missing.is_empty());
+            whole && backup.manifest.labels.get(LABEL) == Some(&plan)
+        });
+        Ok(ours.next().map(|backup| backup.manifest.id.to_string()))
+    }
+}

@@ -1,0 +1,255 @@
+//! Steps in the world.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+
+use super::file::{self, failed, look};
+use super::service::{self, State};
+use super::{Contents, Expected, Instance, SAVED, Service, Step, World};
+use crate::node::{Node, UnitAction};
+use crate::operation::failure::Failure;
+use crate::plan::{Act, Context, Outputs, Place, Probe, StepError};
+
+/// Until ports are open that have to be.
+const OPEN: Duration = Duration::from_secs(180);
+/// How often they are looked at.
+const PAUSE: Duration = Duration::from_millis(500);
+/// systemd making a link.
+const ENABLE: Duration = Duration::from_secs(60);
+
+fn not_stored(failure: &Failure) -> StepError {
+    let mut why = vec![failure.what.clone()];
+    why.extend(failure.causes());
+    let mut error = StepError::new(why.join(": "));
+    error.details = failure.details.clone();
+    error.hint = failure.hint.clone();
+    error
+}
+
+impl World {
+    fn node(&self, place: &Place) -> Result<&dyn Node, StepError> {
+        let node = self.nodes.get(place.as_str());
+        node.map(|node| node.as_ref())
+            .ok_or_else(|| StepError::new(format!("{place} is not reached")).without_effect())
+    }
+
+    fn contents(&self) -> Result<&dyn Contents, StepError> {
+        self.contents
+            .as_deref()
+            .ok_or_else(|| StepError::new("there is no vault to read from").without_effect())
+    }
+}
+
+fn done(is: bool) -> Probe {
+    if is { Probe::Done(Outputs::new()) } else { Probe::NotDone }
+}
+
+/// All instances in `wanted`: done; all in `other`: not.
+async fn states(
+    world: &World,
+    service: Service,
+    instances: &[Instance],
+    wanted: State,
+) -> Result<Probe, StepError> {
+    let looks = instances.iter().map(async |instance| {
+        service::state(world.node(&instance.node)?, service, &instance.how).await
+    });
+    let mut states = Vec::new();
+    for (state, instance) in join_all(looks).await.into_iter().zip(instances) {
+        states.push((state?, instance));
+    }
+    let opposite = if wanted == State::Runs { State::Stopped } else { State::Runs };
+    if states.iter().all(|(state, _)| *state == wanted) {
+        return Ok(done(true));
+    }
+    // One that came and went before is as far from stopped as one that runs.
+    let not_done = |(state, instance): &(State, &Instance)| {
+        *state == opposite || *state == State::Between && !instance.healthy
+    };
+    if states.iter().all(not_done) {
+        return Ok(Probe::NotDone);
+    }
+    let odd: Vec<&str> =
+        states.iter().filter(|(s, _)| *s != wanted).map(|(_, i)| i.node.as_str()).collect();
+    Ok(Probe::Partly(format!("{} on {} is not so", service.name(), odd.join(", "))))
+}
+
+/// What is wrong with files and ports.
+async fn wrong(
+    node: &dyn Node,
+    files: &[Expected],
+    ports: &[u16],
+) -> Result<(Vec<String>, Vec<u16>), StepError> {
+    let mut odd = Vec::new();
+    for Expected { path, what } in files {
+        if look(node, path).await? != *what {
+            odd.push(path.display().to_string());
+        }
+    }
+    let open = service::open(node, ports).await?;
+    let closed = ports.iter().copied().filter(|port| !open.contains(port)).collect();
+    Ok((odd, closed))
+}
+
+async fn is_stale(node: &dyn Node, units: &[String]) -> Result<bool, StepError> {
+    for unit in units {
+        if node.unit(unit).await.map_err(failed)?.is_some_and(|unit| unit.needs_reload) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn enable(node: &dyn Node, unit: &str, enabled: bool) -> Result<(), StepError> {
+    let action = if enabled { UnitAction::Enable } else { UnitAction::Disable };
+    node.unit_do(unit, action, ENABLE).await.map_err(failed)
+}
+
+fn first_error(results: Vec<Result<(), StepError>>) -> Result<(), StepError> {
+    results.into_iter().collect()
+}
+
+#[async_trait]
+impl Act<World> for Step {
+    async fn probe(&self, world: &World, context: &Context<'_>) -> Result<Probe, StepError> {
+        match self {
+            Self::SaveState { .. } => {
+                let saved = world.contents()?.saved(context.plan).await;
+                Ok(match saved.map_err(|failure| not_stored(&failure))? {
+                    Some(id) => Probe::Done([(SAVED.to_owned(), id)].into()),
+                    None => Probe::NotDone,
+                })
+            }
+            Self::Stop { service, instances } => {
+                states(world, *service, instances, State::Stopped).await
+            }
+            Self::Start { service, instances } => {
+                states(world, *service, instances, State::Runs).await
+            }
+            Self::SetFiles { node, changes, reload, .. } => {
+                let node = world.node(node)?;
+                let (mut before, mut after) = (0, 0);
+                let mut odd = None;
+                for change in changes {
+                    match look(node, &change.path).await? {
+                        now if now == change.after => after += 1,
+                        now if now == change.before => before += 1,
+                        _ => odd = Some(&change.path),
+                    }
+                }
+                Ok(if let Some(path) = odd {
+                    Probe::Partly(format!("something else stands at {}", path.display()))
+                } else if before == changes.len() {
+                    Probe::NotDone
+                } else if after < changes.len() {
+                    Probe::Partly(format!("{after} of {} files are set", changes.len()))
+                } else if is_stale(node, reload).await? {
+                    Probe::Partly("systemd has not read them".to_owned())
+                } else {
+                    done(true)
+                })
+            }
+            Self::Enable { node, unit, enabled } => {
+                let found = world.node(node)?.unit(unit).await.map_err(failed)?;
+                let is = found.is_some_and(|unit| unit.file_state == "enabled");
+                Ok(done(is == *enabled))
+            }
+            Self::Check { node, files, ports } => {
+                let (odd, closed) = wrong(world.node(node)?, files, ports).await?;
+                Ok(done(odd.is_empty() && closed.is_empty()))
+            }
+        }
+    }
+
+    async fn apply(&self, world: &World, context: &Context<'_>) -> Result<(), StepError> {
+        match self {
+            Self::SaveState { nodes } => {
+                let contents = world.contents()?;
+                let saved = contents.saved(context.plan).await;
+                if saved.map_err(|failure| not_stored(&failure))?.is_none() {
+                    let saved = contents.save(nodes, context.plan).await;
+                    saved.map_err(|failure| not_stored(&failure))?;
+                }
+                Ok(())
+            }
+            Self::Stop { service, instances } => {
+                for instance in instances {
+                    let node = world.node(&instance.node)?;
+                    service::stop(node, context, *service, &instance.how).await?;
+                }
+                Ok(())
+            }
+            Self::Start { service, instances } => {
+                let starts = instances.iter().map(async |instance| {
+                    let node = world.node(&instance.node)?;
+                    service::start(node, context, *service, &instance.how).await
+                });
+                first_error(join_all(starts).await)
+            }
+            Self::SetFiles { node: place, backup, changes, reload } => {
+                let node = world.node(place)?;
+                for (number, change) in changes.iter().enumerate() {
+                    let content = async || {
+                        let path = change.stored_as.as_ref().unwrap_or(&change.path);
+                        let path = vault::archive::escape(path.as_os_str().as_encoded_bytes());
+                        let read = world.contents()?.content(backup, place.as_str(), &path).await;
+                        read.map_err(|failure| not_stored(&failure))
+                    };
+                    file::apply(node, context, number, change, content).await?;
+                }
+                if reload.is_empty() { Ok(()) } else { service::reload(node).await }
+            }
+            Self::Enable { node, unit, enabled } => enable(world.node(node)?, unit, *enabled).await,
+            Self::Check { node, files, ports } => {
+                let node = world.node(node)?;
+                let until = tokio::time::Instant::now() + OPEN;
+                loop {
+                    let (odd, closed) = wrong(node, files, ports).await?;
+                    if let Some(path) = odd.first() {
+                        let why = format!("{path} on {} is not as in the state", node.name());
+                        return Err(StepError::new(why).without_effect());
+                    }
+                    let Some(port) = closed.first() else { return Ok(()) };
+                    if tokio::time::Instant::now() >= until {
+                        let why = format!("port {port} of {} is not open", node.name());
+                        return Err(StepError::new(why).without_effect());
+                    }
+                    context.waits(format!("port {port} to open"), OPEN);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn undo(&self, world: &World, context: &Context<'_>) -> Result<(), StepError> {
+        match self {
+            Self::SaveState { .. } | Self::Check { .. } => Ok(()),
+            Self::Stop { service, instances } => {
+                let starts = instances.iter().map(async |instance| {
+                    let node = world.node(&instance.node)?;
+                    service::start_again(node, context, *service, instance).await
+                });
+                first_error(join_all(starts).await)
+            }
+            Self::Start { service, instances } => {
+                for instance in instances {
+                    let node = world.node(&instance.node)?;
+                    service::stop(node, context, *service, &instance.how).await?;
+                }
+                Ok(())
+            }
+            Self::SetFiles { node, changes, reload, .. } => {
+                let node = world.node(node)?;
+                for (number, change) in changes.iter().enumerate().rev() {
+                    file::undo(node, context, number, change).await?;
+                }
+                if reload.is_empty() { Ok(()) } else { service::reload(node).await }
+            }
+            Self::Enable { node, unit, enabled } => {
+                enable(world.node(node)?, unit, !*enabled).await
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A service of one node: stopped, started, looked at.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::file::failed;
+use super::{How, Instance, Service};
+use crate::node::static_pod::{Bounds, StaticPod, Waiting, put_back, take_out};
+use crate::node::{ContainerQuery, Node, NodeErrorKind, UnitAction};
+use crate::plan::shell::Command;
+use crate::plan::{Context, StepError};
+
+/// Until a unit is gone: systemd itself kills it after 90 s.
+const STOP: Duration = Duration::from_secs(120);
+/// Until a unit is ready: etcd reads its whole log first.
+const START: Duration = Duration::from_secs(240);
+/// systemd reading all units.
+const RELOAD: Duration = Duration::from_secs(60);
+
+/// What a service does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    Runs,
+    Stopped,
+    Between,
+}
+
+fn pod(service: Service, manifest: &Path, aside: &Path, ports: &[u16]) -> StaticPod {
+    StaticPod {
+        manifest: manifest.to_owned(),
+        aside: aside.to_owned(),
+        container: service.name().to_owned(),
+        ports: ports.to_vec(),
+    }
+}
+
+/// The ports of `ports` that are open.
+pub(super) async fn open(node: &dyn Node, ports: &[u16]) -> Result<Vec<u16>, StepError> {
+    let found = node.listeners().await.map_err(failed)?;
+    let is_open = |port: &u16| found.iter().any(|listener| listener.address.port() == *port);
+    Ok(ports.iter().copied().filter(is_open).collect())
+}
+
+/// What the service does now.
+pub(super) async fn state(
+    node: &dyn Node,
+    service: Service,
+    how: &How,
+) -> Result<State, StepError> {
+    match how {
+        How::Unit { unit } => {
+            let found = node.unit(unit).await.map_err(failed)?;
+            Ok(match found.as_ref().map(|unit| unit.active_state.as_str()) {
+                Some("active" | "reloading") => State::Runs,
+                Some("activating" | "deactivating") => State::Between,
+                _ => State::Stopped,
+            })
+        }
+        How::Pod { manifest, aside, ports } => {
+            let there = node.stat(manifest).await.map_err(failed)?.is_some();
+            let out = node.stat(aside).await.map_err(failed)?.is_some();
+            let query = ContainerQuery {
+                namespace: Some("kube-system".to_owned()),
+                name: Some(service.name().to_owned()),
+                ended: false,
+            };
+            let running = !node.containers(query).await.map_err(failed)?.is_empty();
+            let open = open(node, ports).await?;
+            Ok(match (there, out) {
+                (true, false) if running && open.len() == ports.len() => State::Runs,
+                (false, _) if !running && open.is_empty() => State::Stopped,
+                _ => State::Between,
+            })
+        }
+    }
+}
+
+/// Stops it; nothing where it is stopped.
+pub(super) async fn stop(
+    node: &dyn Node,
+    context: &Context<'_>,
+    service: Service,
+    how: &How,
+) -> Result<(), StepError> {
+    match how {
+        How::Unit { unit } => {
+            if node.unit(unit).await.map_err(failed)?.is_none() {
+                return Ok(());
+            }
+            context.waits(format!("{unit} on {} to stop", node.name()), STOP);
+            node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)
+        }
+        How::Pod { manifest, aside, ports } => {
+            let pod = pod(service, manifest, aside, ports);
+            let mut tell = |waiting: &Waiting| context.progress(waiting.to_string());
+            take_out(node, &pod, Bounds::default(), &mut tell).await.map(drop).map_err(failed)
+        }
+    }
+}
+
+/// Starts it and waits until it is ready; nothing where it is.
+pub(super) async fn start(
+    node: &dyn Node,
+    context: &Context<'_>,
+    service: Service,
+    how: &How,
+) -> Result<(), StepError> {
+    match how {
+        How::Unit { unit } => {
+            let Some(found) = node.unit(unit).await.map_err(failed)? else {
+                return Err(StepError::new(format!("{} has no {unit}", node.name())));
+            };
+            if found.active_state == "active" {
+                return Ok(());
+            }
+            if found.needs_reload {
+                reload(node).await?;
+            }
+            if found.active_state == "failed" {
+                node.unit_do(unit, UnitAction::ResetFailed, RELOAD).await.map_err(failed)?;
+            }
+            context.waits(format!("{unit} on {} to be ready", node.name()), START);
+            node.unit_do(unit, UnitAction::Start, START).await.map_err(failed)
+        }
+        How::Pod { manifest, aside, ports } => {
+            let pod = pod(service, manifest, aside, ports);
+            let mut tell = |waiting: &Waiting| context.progress(waiting.to_string());
+            let bounds = Bounds::default();
+            // Where it was only on its way out an old container must not count.
+            if node.stat(aside).await.map_err(failed)?.is_some() {
+                take_out(node, &pod, bounds, &mut tell).await.map_err(failed)?;
+            }
+            put_back(node, &pod, &[], bounds, &mut tell).await.map(drop).map_err(failed)
+        }
+    }
+}
+
+/// Starts again what a step had stopped. What did not run well before need not do so
+/// now.
+pub(super) async fn start_again(
+    node: &dyn Node,
+    context: &Context<'_>,
+    service: Service,
+    instance: &Instance,
+) -> Result<(), StepError> {
+    let started = start(node, context, service, &instance.how).await;
+    // A node that is gone is not a service that fails.
+    if started.is_err() && !instance.healthy && node.stat(Path::new("/")).await.is_ok() {
+        return Ok(());
+    }
+    started
+}
+
+/// Lets systemd read its files again.
+pub(super) async fn reload(node: &dyn Node) -> Result<(), StepError> {
+    match node.unit_do("", UnitAction::DaemonReload, RELOAD).await {
+        Err(error) if error.kind == NodeErrorKind::Unsupported => Ok(()),
+        other => other.map_err(failed),
+    }
+}
+
+/// With stock commands.
+pub(super) fn shell(instance: &Instance, stop: bool) -> Command {
+    let node = Some(&instance.node);
+    match &instance.how {
+        How::Unit { unit } => {
+            let verb = if stop { "stop" } else { "start" };
+            Command::new(node, ["systemctl", verb, unit])
+        }
+        How::Pod { manifest, aside, .. } => {
+            let (from, to) = if stop { (manifest, aside) } else { (aside, manifest) };
+            let text = |path: &Path| path.display().to_string();
+            Command::new(node, ["mv".to_owned(), "-nT".to_owned(), text(from), text(to)])
+        }
+    }
+}

@@ -1,0 +1,422 @@
+//! `state return` over simulated nodes passes everything that every operation must
+//! pass: members in units on three nodes, and a control plane of static pods. And what
+//! is planned: who is stopped, in which order, and what is left alone.
+//!
+//! Rows 23 and 24.
+
+#[path = "common/node_places.rs"]
+mod node_places;
+#[path = "common/plan_matrix.rs"]
+mod plan_matrix;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use etcdvault::node::sim::{SimNet, SimNode, Trouble};
+use etcdvault::node::{Node, NodeErrorKind, NodeName};
+use etcdvault::operation::Failure;
+use etcdvault::operation::returning::planner::{self, Inputs, NodeInput};
+use etcdvault::operation::state::describe::{Description, Program, Runs, UnitSeen};
+use etcdvault::operation::state::index::{Archive, File, Kind, NodeIndex};
+use etcdvault::operation::step::{Contents, Step, World};
+use etcdvault::plan::{Place, Plan, PlanId, table};
+use plan_matrix::{Case, Then};
+use vault::digest::Sha256;
+use vault::manifest::FormatVersion;
+
+const STATE: &str = "01JD2Y6Q000000000000000000";
+const ID: &str = "01JD3A00000000000000000000";
+const SECRET: &str = "geheim";
+
+/// A file of a node: path, text, owner, mode. No text: a directory.
+type Line = (&'static str, Option<String>, u32, u32);
+
+fn line(path: &'static str, text: impl Into<String>, owner: u32, mode: u32) -> Line {
+    (path, Some(text.into()), owner, mode)
+}
+
+fn index(node: &str, description: Description, lines: &[Line]) -> NodeIndex {
+    let mut files: Vec<File> = lines
+        .iter()
+        .map(|(path, text, owner, mode)| File {
+            path: (*path).to_owned(),
+            kind: if text.is_some() { Kind::File } else { Kind::Directory },
+            mode: *mode,
+            uid: *owner,
+            gid: *owner,
+            owner: String::new(),
+            group: String::new(),
+            modified: (0, 0),
+            size: text.as_ref().map_or(0, |text| text.len() as u64),
+            sha256: text.as_ref().map(|text| Sha256::of(text.as_bytes())),
+            target: None,
+            xattrs: BTreeMap::new(),
+            content_at: None,
+            changed: false,
+        })
+        .collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    NodeIndex {
+        format: FormatVersion { version: 1, oldest_reader: 1 },
+        node: node.to_owned(),
+        taken: "2026-11-21T06:00:00Z".parse().unwrap(),
+        description,
+        state: Archive { roots: vec!["/etc".into()], exclude: vec![], files, notes: vec![] },
+        data: None,
+    }
+}
+
+/// What the vault has, in memory.
+#[derive(Debug)]
+struct Stored {
+    files: BTreeMap<(String, String), Vec<u8>>,
+    saved: Mutex<BTreeMap<PlanId, String>>,
+}
+
+#[async_trait]
+impl Contents for Stored {
+    async fn content(&self, backup: &str, node: &str, path: &str) -> Result<Vec<u8>, Failure> {
+        assert_eq!(backup, STATE);
+        Ok(self.files[&(node.to_owned(), path.to_owned())].clone())
+    }
+
+    async fn save(&self, nodes: &[Place], plan: PlanId) -> Result<String, Failure> {
+        assert!(!nodes.is_empty());
+        let id = format!("saved-for-{plan}");
+        self.saved.lock().unwrap().insert(plan, id.clone());
+        Ok(id)
+    }
+
+    async fn saved(&self, plan: PlanId) -> Result<Option<String>, Failure> {
+        Ok(self.saved.lock().unwrap().get(&plan).cloned())
+    }
+}
+
+struct Setup {
+    name: &'static str,
+    was: (Description, Vec<Line>),
+    is: (Description, Vec<Line>),
+}
+
+fn place(name: &str) -> Place {
+    Place::new(name).unwrap()
+}
+
+fn sim(net: &SimNet, name: &str) -> SimNode {
+    net.node(&NodeName::new(name).unwrap()).unwrap()
+}
+
+/// Sets the nodes up as they are, boots them, and plans the way to what they were.
+fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
+    let net = SimNet::new();
+    let mut files = BTreeMap::new();
+    let mut nodes = BTreeMap::new();
+    let mut inputs = Vec::new();
+    for Setup { name, was, is } in setups {
+        let node = net.add(&NodeName::new(name).unwrap());
+        node.user("etcd", 7);
+        node.owned_dir("/var/lib/etcd", 7, 0o700);
+        for (path, text, owner, mode) in &is.1 {
+            match text {
+                Some(text) => node.file(path, text, *owner, *mode),
+                None => node.owned_dir(path, *owner, *mode),
+            };
+        }
+        for (path, text, ..) in &was.1 {
+            if let Some(text) = text {
+                let key = (name.to_owned(), (*path).to_owned());
+                files.insert(key, text.clone().into_bytes());
+            }
+        }
+        if pods {
+            node.kubelet();
+        } else {
+            node.link(
+                "/etc/systemd/system/multi-user.target.wants/etcd.service",
+                "../etcd.service",
+            );
+        }
+        node.power_off().power_on();
+        inputs.push(NodeInput {
+            node: place(name),
+            state: index(name, was.0, &was.1),
+            now: index(name, is.0, &is.1),
+            used: BTreeMap::new(),
+        });
+        nodes.insert(name.to_owned(), Arc::new(node) as Arc<dyn Node>);
+    }
+    let planned = planner::plan(&Inputs {
+        id: ID.parse().unwrap(),
+        made: "2026-11-21T07:00:00Z".parse().unwrap(),
+        cluster: "prod".into(),
+        backup: STATE.into(),
+        taken: "2026-11-21T06:00:00Z".parse().unwrap(),
+        nodes: inputs,
+        leader: Some(place("k1")),
+        save: true,
+        drift: vec![],
+    });
+    assert!(planned.by_hand.is_empty(), "{:?}", planned.by_hand);
+    let contents = Stored { files, saved: Mutex::default() };
+    let world = Arc::new(World { nodes, contents: Some(Arc::new(contents)) });
+    Case { net, world, plan: planned.plan.expect("something differs") }
+}
+
+fn about(etcd: Option<Program>, apiserver: Option<Program>) -> Description {
+    let seen = UnitSeen { active: "active".into(), enabled: "enabled".into() };
+    Description {
+        hostname: "host".into(),
+        machine_id: None,
+        os: "Linux".into(),
+        arch: "x86_64".into(),
+        addresses: vec![],
+        etcd,
+        apiserver,
+        units: [("etcd.service".to_owned(), seen)].into(),
+        data_dirs: vec!["/var/lib/etcd".into()],
+        unseen: vec![],
+    }
+}
+
+fn runs(runs: Runs, running: bool, options: &[(&str, &str)]) -> Option<Program> {
+    let options = options.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    Some(Program { runs, running, image: None, options })
+}
+
+fn unit(running: bool) -> Description {
+    let listen = [("listen-client-urls", "http://127.0.0.1:2379")];
+    about(runs(Runs::Unit { name: "etcd.service".into() }, running, &listen), None)
+}
+
+const UNIT: &str = "[Service]\nUser=etcd\nEnvironmentFile=/etc/default/etcd\n\
+                    ExecStart=/usr/bin/etcd --data-dir /var/lib/etcd/data\n";
+
+fn environment(more: &str) -> String {
+    format!("ETCD_NAME=\"n\"\n{more}")
+}
+
+/// Two of three nodes are ruined: contents, modes, owners, what is missing and what is
+/// too much; the unit itself and its drop-ins.
+fn units() -> Case<Step, World> {
+    let good = || {
+        vec![
+            line("/etc/systemd/system/etcd.service", UNIT, 0, 0o644),
+            line("/etc/default/etcd", environment(""), 0, 0o640),
+            ("/etc/etcd", None, 7, 0o750),
+            line("/etc/etcd/server.key", SECRET, 7, 0o600),
+        ]
+    };
+    let mut first = good();
+    first[1] = line("/etc/default/etcd", environment("ETCD_QUOTA_BACKEND_BYTES=1\n"), 0, 0o640);
+    first[3].3 = 0o644;
+    first.push(("/etc/systemd/system/etcd.service.d", None, 0, 0o755));
+    let drop_in = "[Service]\nEnvironment=A=B\n";
+    first.push(line("/etc/systemd/system/etcd.service.d/odd.conf", drop_in, 0, 0o644));
+    let second = good().into_iter().take(2).collect();
+    case(
+        vec![
+            Setup { name: "k1", was: (unit(true), good()), is: (unit(true), first) },
+            Setup { name: "k2", was: (unit(true), good()), is: (unit(true), second) },
+            Setup { name: "k3", was: (unit(true), good()), is: (unit(true), good()) },
+        ],
+        false,
+    )
+}
+
+const ETCD: &str = "/etc/kubernetes/manifests/etcd.yaml";
+const API: &str = "/etc/kubernetes/manifests/kube-apiserver.yaml";
+
+fn manifest(name: &str, more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  namespace: kube-system\nspec:\n  \
+         containers:\n  - name: {name}\n    image: registry/{name}:1\n    command:\n    - {name}\n\
+         {more}"
+    )
+}
+
+fn plane() -> Description {
+    let pod = |manifest: &str| Runs::StaticPod { manifest: manifest.to_owned() };
+    let listen = [("listen-client-urls", "http://127.0.0.1:2379")];
+    let secure = [("secure-port", "6443")];
+    about(runs(pod(ETCD), true, &listen), runs(pod(API), true, &secure))
+}
+
+/// A control plane: etcd's manifest was edited, a certificate of the API server is
+/// another.
+fn pods() -> Case<Step, World> {
+    let lines = |etcd: &str, key: &str| {
+        vec![
+            line(ETCD, manifest("etcd", etcd), 0, 0o600),
+            line(API, manifest("kube-apiserver", "    - --secure-port=6443\n"), 0, 0o600),
+            line("/etc/kubernetes/pki/apiserver.key", key, 0, 0o600),
+        ]
+    };
+    let dir = "    - --data-dir=/var/lib/etcd/data\n";
+    let odd = format!("{dir}    - --name=odd\n");
+    let (was, is) = (lines(dir, SECRET), lines(&odd, "another"));
+    case(vec![Setup { name: "k1", was: (plane(), was), is: (plane(), is) }], true)
+}
+
+fn texts(plan: &Plan<Step>) -> Vec<String> {
+    let row = |row: &table::Row| {
+        let nodes: Vec<&str> = row.nodes.iter().map(Place::as_str).collect();
+        format!("{} {}: {}", row.number, nodes.join(","), row.what)
+    };
+    table::rows(plan).iter().map(row).collect()
+}
+
+/// Row 23: the node whose files do not differ is left alone, the leader goes last, and
+/// what a state has is all that is there at the end.
+#[tokio::test(start_paused = true)]
+async fn what_differs_is_set_and_the_rest_is_left_alone() {
+    let case = units();
+    let texts = texts(&case.plan);
+    assert_eq!(
+        texts,
+        [
+            "1 k1,k2,k3: save the present state to the vault",
+            "2 k2,k1: stop etcd; wait until it is gone",
+            "3 k1: set files as in the state: 1 written, 1 owner or mode, 2 set aside",
+            "3 k2: set files as in the state: 2 written",
+            "4 k1,k2: start etcd; wait until it is ready",
+            "5 k1: compare 4 files with the state; ports 2379 are open",
+            "5 k2: compare 2 files with the state; ports 2379 are open",
+        ]
+    );
+    let third = sim(&case.net, "k3").unit("etcd.service").await.unwrap().unwrap().invocation;
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    assert_eq!(report.outputs["saved"], format!("saved-for-{ID}"));
+    for name in ["k1", "k2"] {
+        let node = sim(&case.net, name);
+        assert_eq!(node.text("/etc/default/etcd").unwrap(), environment(""));
+        assert_eq!(node.text("/etc/etcd/server.key").as_deref(), Some(SECRET));
+        let entry = node.stat("/etc/etcd/server.key".as_ref()).await.unwrap().unwrap();
+        assert_eq!((entry.attributes.uid, entry.attributes.mode), (7, 0o600));
+        assert_eq!(node.stat("/etc/systemd/system/etcd.service.d".as_ref()).await.unwrap(), None);
+        let unit = node.unit("etcd.service").await.unwrap().unwrap();
+        assert_eq!((&*unit.active_state, unit.needs_reload), ("active", false));
+    }
+    let now = sim(&case.net, "k3").unit("etcd.service").await.unwrap().unwrap().invocation;
+    assert_eq!(now, third, "the member of k3 was not to be restarted");
+}
+
+/// Row 24: the API server goes before etcd and comes after it; each by its manifest.
+#[tokio::test(start_paused = true)]
+async fn a_control_plane_is_stopped_from_above_and_started_from_below() {
+    let case = pods();
+    let what: Vec<String> =
+        texts(&case.plan).iter().map(|row| row.split(';').next().unwrap().to_owned()).collect();
+    assert_eq!(
+        what,
+        [
+            "1 k1: save the present state to the vault",
+            "2 k1: stop kube-apiserver",
+            "3 k1: stop etcd",
+            "4 k1: set files as in the state: 2 written",
+            "5 k1: start etcd",
+            "6 k1: start kube-apiserver",
+            "7 k1: compare 2 files with the state",
+        ]
+    );
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    let node = sim(&case.net, "k1");
+    assert!(!node.text(ETCD).unwrap().contains("odd"));
+    let left = node.list("/etc/kubernetes/manifests".as_ref()).await.unwrap();
+    assert_eq!(left.len(), 2, "{left:?}");
+}
+
+/// A file that somebody changed after the plan was made is not written over.
+#[tokio::test(start_paused = true)]
+async fn what_somebody_changed_meanwhile_is_not_written_over() {
+    let case = units();
+    sim(&case.net, "k2").file("/etc/etcd/server.key", "mine", 7, 0o600);
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    assert!(!report.is_complete());
+    assert!(format!("{:?}", report.outcome).contains("was changed since"), "{:?}", report.outcome);
+    assert_eq!(sim(&case.net, "k2").text("/etc/etcd/server.key").as_deref(), Some("mine"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_and_pods_pass_each_step_twice_and_ctrl_c() {
+    for build in [units, pods] {
+        assert!(plan_matrix::each_step_twice(&build).await.unwrap() >= 7);
+        for then in [Then::Resume, Then::RollBack] {
+            for presses in [1, 2] {
+                plan_matrix::stop_at_each_step(&build, presses, then).await.unwrap();
+            }
+        }
+    }
+    // What was set aside lies beside the journal: here none of it is of the state.
+    plan_matrix::no_secret_in_the_journal(&pods, &[SECRET]).await.unwrap();
+}
+
+async fn troubled(build: fn() -> Case<Step, World>, trouble: Trouble) {
+    for then in [Then::Resume, Then::RollBack] {
+        let count = plan_matrix::trouble_at_each_call(&build, trouble, then).await.unwrap();
+        assert!(count > 200, "only {count} cases");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_killed_at_each_call() {
+    troubled(units, Trouble::Freeze).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_failed_at_each_call() {
+    troubled(units, Trouble::Fail(NodeErrorKind::Other)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_cut_off_at_each_call() {
+    troubled(units, Trouble::Cut).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_killed_at_each_call() {
+    troubled(pods, Trouble::Freeze).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_failed_at_each_call() {
+    troubled(pods, Trouble::Fail(NodeErrorKind::Other)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_cut_off_at_each_call() {
+    troubled(pods, Trouble::Cut).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollback_killed_at_each_call() {
+    for build in [units, pods] {
+        for then in [Then::RollBack, Then::Resume] {
+            let count = plan_matrix::rollback_killed_at_each_call(&build, then).await.unwrap();
+            assert!(count > 100, "only {count} cases");
+        }
+    }
+}
+
+/// What cannot be brought back by files is named.
+#[test]
+fn another_topology_is_named() {
+    let was = index("k1", plane(), &[]);
+    let is = index("k1", unit(true), &[]);
+    let drift = planner::drift(&was, &is);
+    let wanted = "k1: etcd was embedded, in a static pod, and is external, in a unit";
+    assert_eq!(drift, [wanted]);
+    assert!(planner::drift(&was, &was).is_empty());
+    let moved = |address: &str| {
+        let mut about = unit(true);
+        about.addresses = vec![address.to_owned()];
+        let etcd = about.etcd.as_mut().unwrap();
+        let url = format!("http://{address}:2379");
+        etcd.options.insert("advertise-client-urls".into(), url);
+        index("k1", about, &[])
+    };
+    let drift = planner::drift(&moved("10.0.0.1"), &moved("10.0.0.2"));
+    assert_eq!(drift, ["k1: it has no address 10.0.0.1 any more"]);
+}
