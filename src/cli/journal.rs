@@ -94,8 +94,13 @@ fn places(
     journal::places(nodes).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
 }
 
-pub(crate) async fn list(args: JournalListArgs, output: &Output) -> Result<Exit, Failure> {
-    let places = places(&nodes::named(&args.nodes)?)?;
+pub(crate) async fn list(
+    args: JournalListArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
+    let choice = setup.choose(None)?;
+    let places = places(&nodes::named(&choice, &args.nodes).await?)?;
     let (plans, missing) = journal::list(&journal::stores(&places)).await;
     let rows: Vec<serde_json::Value> = plans
         .iter()
@@ -127,8 +132,13 @@ pub(crate) async fn list(args: JournalListArgs, output: &Output) -> Result<Exit,
     Ok(if missing.is_empty() { Exit::Ok } else { Exit::Partial })
 }
 
-pub(crate) async fn show(args: JournalShowArgs, output: &Output) -> Result<Exit, Failure> {
-    let places = places(&nodes::named(&args.nodes)?)?;
+pub(crate) async fn show(
+    args: JournalShowArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
+    let choice = setup.choose(None)?;
+    let places = places(&nodes::named(&choice, &args.nodes).await?)?;
     let history = journal::load::<Step>(&journal::stores(&places), parse(&args.id)?)
         .await
         .map_err(|error| not_begun(error.into()))?;
@@ -150,7 +160,8 @@ pub(crate) async fn resume(
     setup: &Setup,
 ) -> Result<Exit, Failure> {
     let id = parse(&args.id)?;
-    let named = nodes::named(&args.nodes)?;
+    let choice = setup.choose(None)?;
+    let named = nodes::named(&choice, &args.nodes).await?;
     let history = journal::load::<Step>(&journal::stores(&places(&named)?), id)
         .await
         .map_err(|error| not_begun(error.into()))?;
@@ -165,8 +176,13 @@ pub(crate) async fn resume(
     ended(&report, output)
 }
 
-pub(crate) async fn rollback(args: RollbackArgs, output: &Output) -> Result<Exit, Failure> {
-    let named = nodes::named(&args.nodes)?;
+pub(crate) async fn rollback(
+    args: RollbackArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
+    let choice = setup.choose(None)?;
+    let named = nodes::named(&choice, &args.nodes).await?;
     let engine = engine(&named, None, args.take_over_lock, output)?;
     let report = engine.rollback::<Step>(parse(&args.id)?).await.map_err(not_begun)?;
     ended(&report, output)

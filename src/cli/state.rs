@@ -37,6 +37,8 @@ pub(crate) enum StateCommand {
     List(StateListArgs),
     Show(StateShowArgs),
     Diff(StateDiffArgs),
+    // Hidden until it was run on real nodes.
+    #[command(hide = true)]
     Return(Box<StateReturnArgs>),
 }
 
@@ -643,7 +645,7 @@ pub(crate) async fn return_command(
         let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
         let backup = find::find(&repository, choice.meant(), &args.state).await?;
         let wanted = returning::wanted(&backup, &args.nodes)?;
-        let nodes = nodes::named(&wanted)?;
+        let nodes = nodes::named(&choice, &wanted).await?;
         let options = ReturnOptions {
             save: !args.no_save,
             force_topology: args.force_topology,

@@ -2,4 +2,4 @@
 
 #![allow(unused_imports)]
 
-pub use etcdvault::operation::journal::NodePlace;
+pub(crate) use etcdvault::operation::journal::NodePlace;
