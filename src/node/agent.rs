@@ -94,7 +94,20 @@ where
         .serve_connection(TokioIo::new(tokio::io::join(reader, writer)), service);
     let result = connection.await;
     tasks.settle().await;
-    result.map_err(AgentError::Connection)
+    match result {
+        Err(error) if !is_gone(&error) => Err(AgentError::Connection(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the operator's side closed the stream while something was still to be
+/// written: an end like any other.
+fn is_gone(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let cause = source.and_then(|source| source.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| {
+        matches!(cause.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+    })
 }
 
 /// Reads the operator's line and not a byte more.
