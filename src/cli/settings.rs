@@ -15,7 +15,7 @@ use crate::operation::endpoints::endpoints;
 use crate::operation::find;
 use crate::operation::inspect::scratch_dir;
 use crate::operation::vocabulary::{
-    Backup, Connector, Node, ReadOptions, Repository, Selector, Spool, WriteOptions,
+    Backup, ClusterName, Connector, Node, ReadOptions, Repository, Selector, Spool, WriteOptions,
 };
 use crate::operation::{Failure, vaults};
 use crate::types::{ConnectionSettings, Endpoint};
@@ -88,11 +88,7 @@ pub(crate) async fn find_backup(
     choice: &Choice<'_>,
     text: &str,
 ) -> Result<Backup, Failure> {
-    let meant = match find::selector(text)? {
-        Selector::Id(_) => choice.named(),
-        _ => choice.meant(),
-    };
-    find::find(repository, meant, text).await
+    find::find(repository, meant(choice, text)?, text).await
 }
 
 /// The same among the backups that hold an object with this role.
@@ -102,11 +98,15 @@ pub(crate) async fn find_holding(
     text: &str,
     role: &str,
 ) -> Result<Backup, Failure> {
-    let meant = match find::selector(text)? {
+    find::find_object(repository, meant(choice, text)?, text, role).await
+}
+
+/// The cluster among whose backups `text` is looked for; `None` is all.
+fn meant<'a>(choice: &'a Choice<'_>, text: &str) -> Result<Option<&'a ClusterName>, Failure> {
+    Ok(match find::selector(text)? {
         Selector::Id(_) => choice.named(),
         _ => choice.meant(),
-    };
-    find::find_object(repository, meant, text, role).await
+    })
 }
 
 /// How objects are written.

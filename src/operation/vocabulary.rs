@@ -3,7 +3,7 @@
 
 pub use vault::document::printable;
 pub use vault::encryption::{EncryptionChoice, WORK_FACTOR, parse_recipients};
-pub use vault::layout::LineageName;
+pub use vault::layout::{ClusterName, LineageName};
 pub use vault::manifest::{ObjectEncryption, Proof, ProofState};
 pub use vault::repository::{Backup, ReadOptions, Repository, Selector, Spool, WriteOptions};
 
