@@ -422,6 +422,28 @@ async fn a_slow_store_fills_the_spool_and_then_fails() {
     assert!(!stored.iter().any(|key| key.as_str().contains(&id.to_string())), "{stored:?}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_fills_at_the_end_does_not_wait_for_the_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let limit = 100_000;
+    let options = WriteOptions {
+        spool: Some(Spool { directory: directory.path().to_owned(), limit }),
+        ..WriteOptions::default()
+    };
+    let slow = FaultStore::new(Arc::new(MemoryStore::new()), 0, Fault::Once, ErrorKind::Io);
+    let vault = new_vault(Arc::new(slow.clone()), EncryptionChoice::None).await.unwrap();
+    slow.hold_writes(true);
+    // Less than a frame: every write is taken, and all output comes after the last.
+    let plain = incompressible(4_100_000);
+    let mut writer = vault.create_object(object(BackupId::generate()), &options).await.unwrap();
+    for chunk in plain.chunks(100_000) {
+        writer.write(Bytes::copy_from_slice(chunk)).await.unwrap();
+    }
+    let finished = tokio::time::timeout(Duration::from_secs(60), writer.finish()).await;
+    let error = finished.expect("it waits for a store that hangs").unwrap_err();
+    assert!(matches!(error, RepositoryError::SpoolFull { limit: at } if at == limit), "{error:?}");
+}
+
 fn object(id: BackupId) -> NewObject {
     NewObject {
         place: place(),

@@ -274,7 +274,6 @@ impl ObjectWriter {
         let Running { pipeline, collector, uploader } = running;
         drop(pipeline);
         self.queue.cancel();
-        self.given_up.send_replace(true);
         let error = join(collector).await.err();
         self.why(error, uploader).await
     }
@@ -286,6 +285,8 @@ impl ObjectWriter {
         uploader: JoinHandle<Result<ObjectInfo>>,
     ) -> RepositoryError {
         self.queue.cancel();
+        // The store may hang: an upload that nobody wants any more must not wait for it.
+        self.given_up.send_replace(true);
         let uploaded = uploader.await;
         let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner).take();
         match (uploaded, lost, pipeline) {
