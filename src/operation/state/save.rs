@@ -599,6 +599,13 @@ pub async fn observe_cluster(
     ClusterSeen::of(&observe(connector, settings, Reach::AllMembers).await)
 }
 
+/// Whether a member that has a leader answers: one that lost its quorum may be behind
+/// what the others keep.
+pub async fn is_led(connector: &Connector, settings: &ConnectionSettings) -> bool {
+    let view = observe(connector, settings, Reach::AllMembers).await;
+    view.rows.iter().filter_map(|row| row.status()).any(|status| status.leader.is_some())
+}
+
 /// The lineage of states of a cluster that did not answer and has no backup yet.
 const UNKNOWN_LINEAGE: &str = "unknown";
 
@@ -633,13 +640,15 @@ pub async fn save(
         if !running.is_empty() {
             let mut failure = Failure::new(
                 FailureKind::Etcd,
-                format!("{what}: etcd is not stopped everywhere, and no member gives a snapshot"),
+                format!(
+                    "{what}: etcd is not stopped everywhere, and no member with a leader answers"
+                ),
             );
             failure.details = running;
             return Err(failure.hint(
-                "of a running cluster a snapshot is stored: start it, or name a member that runs \
-                 with --endpoints; data directories are copied only where etcd is stopped on \
-                 every node",
+                "of a cluster that works a snapshot is stored (--endpoints names its members), of \
+                 one that is stopped on every node its directories; what one member alone holds: \
+                 etcdvault backup --endpoints URL",
             ));
         }
     }
