@@ -1,6 +1,7 @@
 //! What `verify` holds against each other: a backup whose every stored byte is as it was
 //! written, and which all the same is not what its manifest says, is named for each thing
-//! that differs.
+//! that differs. And a database file of a stopped member becomes a backup that stock
+//! tools take.
 
 #[path = "common/program.rs"]
 mod common;
@@ -199,4 +200,73 @@ async fn the_level_manifest_misses_what_is_gone_or_cut() {
             cli.run(["verify", id, "--level", level]).await.unwrap().expect(20);
         }
     }
+}
+
+/// The file of a stopped member is longer than its database and has no SHA-256: what is
+/// stored is the database alone, and sealed as etcd would seal it.
+#[tokio::test]
+async fn a_copied_database_of_a_stopped_member_is_imported() {
+    let root = tempfile::tempdir().unwrap();
+    let place = new_vault(root.path()).await;
+    let mut cluster = Cluster::builder("3.6").start().await.unwrap();
+    let filled = Fill::new(9, 300).run(&cluster.client().await.unwrap()).await.unwrap();
+    let live = cluster.hashes(filled.revision).await.unwrap()[0];
+    cluster.stop().await.unwrap();
+    let file = cluster.members()[0].database();
+    let cli = program().vault(&place);
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    let import = async |path: &Path| {
+        let args = ["import", "--cluster", "copied", "--json", &text(path)].map(str::to_owned);
+        cli.run(&args).await.unwrap().expect(0).json()["imported"][0].clone()
+    };
+    let export = async |imported: &Value, name: &str| {
+        let id = imported["id"].as_str().unwrap();
+        let out = root.path().join(name);
+        cli.run(["export", id, "-o", &text(&out)]).await.unwrap().expect(0);
+        out
+    };
+
+    let imported = import(&file).await;
+    assert_eq!(imported["had_checksum"], false, "{imported}");
+    assert_eq!(imported["revision"], filled.revision, "{imported}");
+    let size = imported["size"].as_u64().unwrap();
+    assert!(size < file.metadata().unwrap().len(), "bbolt's file is ahead of its pages");
+    assert_eq!(size % 4096, 32, "whole pages and a SHA-256: {size}");
+    let verified = cli.run(["verify", "--all", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(verified["verified"][0]["hash_kv"], live, "what the member served: {verified}");
+
+    // Stock tools take what is exported; restoring checks the SHA-256.
+    let exported = export(&imported, "exported.db").await;
+    let bytes = std::fs::read(&exported).unwrap();
+    assert_eq!(bytes.len() as u64, size);
+    let etcd = cluster.etcd();
+    let status = ["snapshot", "status", &text(&exported), "-w", "json"].map(str::to_owned);
+    let status: Value = serde_json::from_str(&etcd.etcdutl(status).await.unwrap()).unwrap();
+    assert_eq!(status["totalKey"], filled.keys, "{status}");
+    assert_eq!(status["revision"], filled.revision, "{status}");
+    let target = root.path().join("by-etcdutl");
+    let restore = ["snapshot", "restore", &text(&exported), "--data-dir", &text(&target)];
+    etcd.etcdutl(restore).await.unwrap();
+    let inspected = cli.run(["inspect", &text(&target), "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(inspected["hash_kv"], live, "{inspected}");
+
+    // Whatever lies above the high-water mark is left out.
+    let longer = root.path().join("longer.db");
+    std::fs::copy(&file, &longer).unwrap();
+    let mut above = std::fs::File::options().append(true).open(&longer).unwrap();
+    std::io::Write::write_all(&mut above, &[0xa5; 3 * 4096]).unwrap();
+    let again = import(&longer).await;
+    assert_eq!(again["had_checksum"], false, "{again}");
+    assert!(std::fs::read(export(&again, "again.db").await).unwrap() == bytes);
+
+    // One that ends below the mark is cut short, also at the end of a page.
+    let shorter = root.path().join("shorter.db");
+    std::fs::write(&shorter, &bytes[..bytes.len() - 32 - 4096]).unwrap();
+    let args = ["import", "--cluster", "copied", &text(&shorter)].map(str::to_owned);
+    let ran = cli.run(&args).await.unwrap().expect(20);
+    common::says(&ran, &["was not imported", "truncated"]);
+
+    // An export brings its own checksum back.
+    let back = import(&exported).await;
+    assert_eq!((&back["had_checksum"], &back["size"]), (&json!(true), &json!(size)), "{back}");
 }
