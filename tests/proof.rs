@@ -11,12 +11,15 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use etcd_client::{Client, CompactionOptions};
+use harness::cli::{Cli, Ran};
 use harness::etcd::Cluster;
+use harness::proxy::{Mode, Proxy};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use common::{assert_untouched, files, listed, new_vault, program, says};
+use common::{assert_untouched, files, fill, listed, new_vault, program, says};
 
 /// Bytes on the way from a server, and what becomes of them: wherever they pass, the
 /// last of them is changed by these bits.
@@ -185,4 +188,158 @@ async fn a_damaged_database_is_stored_and_marked() {
     let ran = cli.run(["verify", id]).await.unwrap().expect(20);
     assert!(ran.to_string().contains("is not one that etcd writes"), "{ran}");
     cli.run(["verify", id, "--level", "stored"]).await.unwrap().expect(0);
+}
+
+/// Runs a backup whose stream is held in its middle until `meanwhile` has happened: the
+/// snapshot's revision is settled then, and nobody was asked for HashKV yet.
+async fn held(cli: &Cli, cluster: &Cluster, meanwhile: impl AsyncFnOnce(Client)) -> Ran {
+    let proxy = Proxy::start(&cluster.endpoints()[0]).await.unwrap();
+    proxy.set(Mode::StallAfter(1 << 20));
+    let endpoints = ["--local-only".to_owned(), "--endpoints".to_owned(), proxy.address()];
+    let running = tokio::spawn({
+        let cli = cli.clone();
+        async move {
+            let args = ["backup", "--cluster", "x", "--json"].map(str::to_owned);
+            cli.run(args.iter().chain(&endpoints)).await.unwrap()
+        }
+    });
+    proxy.wait_passed(1 << 20).await.unwrap();
+    meanwhile(cluster.client().await.unwrap()).await;
+    assert!(!running.is_finished(), "the stream was held");
+    proxy.set(Mode::Pass);
+    running.await.unwrap()
+}
+
+async fn put(client: &mut Client, key: &str) -> i64 {
+    client.put(key, "later", None).await.unwrap().header().unwrap().revision()
+}
+
+async fn compact(client: &mut Client, revision: i64) {
+    let physical = CompactionOptions::new().with_physical();
+    client.compact(revision, Some(physical)).await.unwrap();
+}
+
+/// A compaction between the snapshot and the question: beyond the snapshot's revision
+/// nobody can tell any more, and the backup says so; at it and below, it is proven.
+#[tokio::test]
+async fn compacted_in_between() {
+    let root = tempfile::tempdir().unwrap();
+    let vault = new_vault(root.path()).await;
+    let cluster = Cluster::builder("3.6").start().await.unwrap();
+    fill(&cluster, 6).await;
+    let mut client = cluster.client().await.unwrap();
+    for _ in 0..5 {
+        put(&mut client, "often").await;
+    }
+    let cli = program().vault(&vault).cluster(&cluster);
+
+    let mut below = 0;
+    let ran = held(&cli, &cluster, async |mut client| {
+        below = put(&mut client, "more").await - 3;
+        compact(&mut client, below).await;
+    })
+    .await
+    .expect(0);
+    let report = ran.json();
+    assert_eq!(report["revision"], below + 2, "{report}");
+    assert_eq!(report["proof"]["state"], "proven", "{report}");
+    assert_eq!(report["members"][0]["compact_revision"], below, "the member's, not ours: {report}");
+
+    // At the snapshot's revision, the present one and then not any more: the member answers
+    // with the hash that it took before it compacted.
+    for more in [false, true] {
+        let mut at = 0;
+        let ran = held(&cli, &cluster, async |mut client| {
+            at = client.get("more", None).await.unwrap().header().unwrap().revision();
+            if more {
+                put(&mut client, "more").await;
+            }
+            compact(&mut client, at).await;
+        })
+        .await
+        .expect(0);
+        let report = ran.json();
+        assert_eq!(report["revision"], at, "{report}");
+        assert_eq!(report["proof"]["state"], "proven", "{report}");
+        put(&mut client, "more").await;
+    }
+
+    // Beyond it.
+    let mut revision = 0;
+    let ran = held(&cli, &cluster, async |mut client| {
+        revision = put(&mut client, "more").await - 1;
+        put(&mut client, "more").await;
+        compact(&mut client, revision + 1).await;
+    })
+    .await
+    .expect(3);
+    let report = ran.json();
+    assert_eq!(report["revision"], revision, "{report}");
+    assert_eq!(report["proof"]["state"], "not_proven", "{report}");
+    let why = format!("revision {revision} was compacted before it could be asked");
+    assert_eq!(report["members"][0]["verdict"], "unknown", "{report}");
+    assert_eq!(report["members"][0]["reason"], why, "{report}");
+    // The manifest keeps it, and the backup is one all the same.
+    let shown = cli.run(["show", "latest", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(shown["id"], report["id"], "{shown}");
+    assert_eq!(shown["proof"]["state"], "not_proven", "{shown}");
+    let reason = format!("{}: {why}", report["members"][0]["member"].as_str().unwrap());
+    assert_eq!(shown["proof"]["reasons"], Value::from(vec![reason]), "{shown}");
+    cli.run(["verify", "latest"]).await.unwrap().expect(0);
+    let target = root.path().join("restored");
+    let target = target.to_str().unwrap();
+    cli.run(["restore", "data-dir", "latest", "--data-dir", target]).await.unwrap().expect(0);
+}
+
+/// A compaction that never ends: half of what it drops is gone from the snapshot. Below
+/// the snapshot's revision as at it, the rule of HashKV leaves out what it would drop, so
+/// such a backup is proven; the manifest says how far the compaction was.
+#[tokio::test]
+async fn a_compaction_that_is_not_finished() {
+    for (series, batch, sleep) in [
+        (
+            "3.5",
+            "--experimental-compaction-batch-limit",
+            "--experimental-compaction-sleep-interval",
+        ),
+        ("3.6", "--compaction-batch-limit", "--compaction-sleep-interval"),
+        ("3.7", "--compaction-batch-limit", "--compaction-sleep-interval"),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        let vault = new_vault(root.path()).await;
+        let args = [format!("{batch}=5"), format!("{sleep}=1h")];
+        let cluster = Cluster::builder(series).args(args).start().await.unwrap();
+        let mut client = cluster.client().await.unwrap();
+        let mut revision = 0;
+        for number in 0..30 {
+            revision = put(&mut client, &format!("key/{}", number % 3)).await;
+        }
+        client.delete("key/1", None).await.unwrap();
+        client.compact(revision - 4, None).await.unwrap();
+        put(&mut client, "key/2").await;
+        let cli = program().vault(&vault).cluster(&cluster);
+        let backup = async || {
+            let args = ["backup", "--cluster", "x", "--json"];
+            let report = cli.run(args).await.unwrap().expect(0).json();
+            let shown = cli.run(["show", "latest", "--json"]).await.unwrap().expect(0).json();
+            assert_eq!(shown["id"], report["id"], "{series}: {report}");
+            (report, shown["content"]["database"].clone())
+        };
+        // Asked for with the entry that was applied, written with the next batch.
+        let mut tries = 0;
+        let (report, database) = loop {
+            let (report, database) = backup().await;
+            tries += 1;
+            if database["compaction_unfinished"] == true || tries == 20 {
+                break (report, database);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        };
+        assert_eq!(database["compaction_unfinished"], true, "{series}: {database}");
+        assert_eq!(database["compact_revision"], revision - 4, "{series}: {database}");
+        let records = database["records"].as_u64().unwrap();
+        assert!((8..32).contains(&records), "{series}: some are dropped: {database}");
+        assert_eq!(report["proof"]["state"], "proven", "{series}: {report}");
+        assert_eq!(report["members"][0]["compact_revision"], revision - 4, "{series}: {report}");
+    }
 }
