@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use etcd_client::{Client, CompactionOptions};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, CompactionOptions};
 use harness::cli::{Cli, Ran};
 use harness::etcd::Cluster;
 use harness::proxy::{Mode, Proxy};
@@ -342,4 +342,59 @@ async fn a_compaction_that_is_not_finished() {
         assert_eq!(report["proof"]["state"], "proven", "{series}: {report}");
         assert_eq!(report["members"][0]["compact_revision"], revision - 4, "{series}: {report}");
     }
+}
+
+/// A member with a CORRUPT alarm gives no snapshot while another can; when it has to, the
+/// backup is kept and not proven, though its hash agrees.
+#[tokio::test]
+async fn a_corrupt_alarm_keeps_a_member_from_being_the_source() {
+    let root = tempfile::tempdir().unwrap();
+    let vault = new_vault(root.path()).await;
+    let mut cluster = Cluster::builder("3.6").members(3).start().await.unwrap();
+    cluster.client().await.unwrap().put("a", "b", None).await.unwrap();
+    let leader = cluster.leader().await.unwrap();
+    let followers = [(leader + 1) % 3, (leader + 2) % 3];
+    let name = |index: usize| format!("m{}", index + 1);
+    let cli = program().vault(&vault).cluster(&cluster);
+    let mut client = cluster.client().await.unwrap();
+    let mut alarm = async |kind: AlarmType, index: usize| {
+        let status = cluster.members()[index].status().await.unwrap();
+        let mut options = AlarmOptions::new();
+        options.with_member(status.header().unwrap().member_id());
+        client.alarm(AlarmAction::Activate, kind, Some(options)).await.unwrap();
+    };
+    // A full disk says nothing against a member's data.
+    for follower in followers {
+        alarm(AlarmType::Nospace, follower).await;
+    }
+    let report = cli.run(["backup", "--json"]).await.unwrap().expect(0).json();
+    assert_ne!(report["source"], name(leader), "a follower is preferred: {report}");
+
+    alarm(AlarmType::Corrupt, followers[0]).await;
+    let report = cli.run(["backup", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(report["source"], name(followers[1]), "the follower without it: {report}");
+    alarm(AlarmType::Corrupt, followers[1]).await;
+    let report = cli.run(["backup", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(report["source"], name(leader), "no follower is without it: {report}");
+    assert_eq!(report["proof"]["state"], "proven", "{report}");
+
+    let only = cluster.endpoints()[followers[0]].clone();
+    let local = ["backup", "--json", "--local-only", "--endpoints", &only];
+    let report = cli.run(local).await.unwrap().expect(3).json();
+    assert_eq!(report["source"], name(followers[0]), "{report}");
+    assert_eq!(report["members"][0]["verdict"], "same", "{report}");
+    assert_eq!(report["proof"]["state"], "not_proven", "{report}");
+    let reasons = report["proof"]["reasons"].to_string();
+    assert!(reasons.contains("has raised a CORRUPT alarm"), "{reasons}");
+
+    // The status names both, with what helps against each.
+    let ran = cli.run(["status"]).await.unwrap().expect(0);
+    let said = ran.to_string();
+    for follower in followers {
+        let name = name(follower);
+        assert!(said.contains(&format!("{name}: alarm CORRUPT")), "{said}");
+        assert!(said.contains(&format!("{name}: alarm NOSPACE")), "{said}");
+    }
+    assert!(!said.contains(&format!("{}: alarm", name(leader))), "{said}");
+    assert!(said.contains("hashkv") && said.contains("alarm disarm"), "{said}");
 }
