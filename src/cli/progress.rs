@@ -80,17 +80,31 @@ fn bar(what: &str, total: Option<u64>) -> ProgressBar {
     bar
 }
 
+const BYTES: &str = "{msg}  {decimal_bytes_per_sec}  {wide_bar}  {decimal_bytes} of {decimal_total_bytes}  {eta} left";
+const UNKNOWN: &str = "{spinner} {msg}  {elapsed}";
+
 fn bytes_style() -> ProgressStyle {
-    style(
-        "{msg}  {decimal_bytes_per_sec}  {wide_bar}  {decimal_bytes} of {decimal_total_bytes}  {eta} left",
-    )
+    style(BYTES)
 }
 
 fn unknown_style() -> ProgressStyle {
-    style("{spinner} {msg}  {elapsed}")
+    style(UNKNOWN)
 }
 
 fn style(template: &str) -> ProgressStyle {
     // The templates above are constants; a mistake in one shows as the default style.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_templates_are_templates() {
+        for template in [BYTES, UNKNOWN] {
+            let style = ProgressStyle::with_template(template);
+            assert!(style.is_ok(), "{template}: {:?}", style.err());
+        }
+    }
 }
