@@ -199,11 +199,31 @@ pub async fn name_of_lineage(
     repository: &Repository,
     lineage: &LineageName,
 ) -> Result<Option<ClusterName>, Failure> {
-    let places = repository
-        .places()
-        .await
-        .map_err(|error| storage_failure("the clusters were not listed".to_owned(), error))?;
+    let places = repository.places(None).await.map_err(|error| {
+        listing_failure(repository, None, "the vault's clusters were not listed", error)
+    })?;
     Ok(places.into_iter().find(|place| place.lineage == *lineage).map(|place| place.cluster))
+}
+
+/// A failure to list what the vault holds of `cluster`, or of every cluster. Credentials
+/// in a bucket may be good for one cluster alone.
+pub fn listing_failure(
+    repository: &Repository,
+    cluster: Option<&ClusterName>,
+    what: impl Into<String>,
+    error: RepositoryError,
+) -> Failure {
+    let denied = matches!(&error, RepositoryError::Store(store)
+        if store.kind == ErrorKind::PermissionDenied);
+    let mut failure = storage_failure(what, error);
+    if denied && cluster.is_none() && repository.store().location().starts_with("s3://") {
+        failure.hint = Some(
+            "these credentials may not list every cluster of the vault: name theirs with \
+             --cluster NAME or ETCDVAULT_CLUSTER"
+                .to_owned(),
+        );
+    }
+    failure
 }
 
 /// A failure of the store under a vault.

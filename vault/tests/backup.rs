@@ -618,7 +618,7 @@ async fn latest_does_not_choose_between_clusters() {
         manifest.cluster = ClusterName::new(cluster).unwrap();
         keys.push(vault.commit(&manifest).await.unwrap());
     }
-    let places = vault.places().await.unwrap();
+    let places = vault.places(None).await.unwrap();
     let mut names: Vec<&str> = places.iter().map(|place| place.cluster.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["prod", "prod-b", "prod.c"]);

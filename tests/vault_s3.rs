@@ -1,0 +1,89 @@
+//! A vault in a bucket, through the program: the rights the guide gives to a node are
+//! all that its commands need.
+
+#[path = "common/program.rs"]
+mod common;
+
+use harness::cli::Cli;
+use harness::etcd::Cluster;
+use harness::s3::{Access, Minio};
+use vault::store::s3::S3Config;
+use vault::store::s3::policy::{Dialect, writer};
+
+use common::{fill, listed, program, says};
+
+const BUCKET: &str = "vaults";
+const VAULT: &str = "s3://vaults/a/prefix";
+
+fn on_s3(access: &Access) -> Cli {
+    let cli = program()
+        .vault(VAULT)
+        .env("ETCDVAULT_S3_ENDPOINT_URL", &access.url)
+        .env("AWS_ACCESS_KEY_ID", &access.access_key)
+        .env("AWS_SECRET_ACCESS_KEY", &access.secret_key)
+        .env("AWS_EC2_METADATA_DISABLED", "true");
+    match &access.session_token {
+        Some(token) => cli.env("AWS_SESSION_TOKEN", token),
+        None => cli,
+    }
+}
+
+/// A node's credentials are good for new backups of its own cluster. Every command that
+/// writes or reads those works with them; without the cluster's name it says what to do.
+#[tokio::test(flavor = "multi_thread")]
+async fn append_only_credentials_are_enough() {
+    let minio = Minio::start().await.unwrap();
+    minio.access().create_bucket(BUCKET).await.unwrap();
+    let cluster = Cluster::builder("3.6").start().await.unwrap();
+    fill(&cluster, 12).await;
+    let admin = on_s3(minio.access()).cluster(&cluster);
+    admin.run(["init", "--no-encryption"]).await.unwrap().expect(0);
+    // What else the vault holds is none of the node's business.
+    admin.run(["backup", "--cluster", "dev"]).await.unwrap().expect(0);
+
+    let policy = writer(&S3Config::from_url(VAULT).unwrap(), "prod", Dialect::Plain).unwrap();
+    let access = minio.restricted(&policy).await.unwrap();
+    let node = on_s3(&access).cluster(&cluster);
+    let root = tempfile::tempdir().unwrap();
+    let path = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let (export, restored) = (path("export.db"), path("restored"));
+    let reading: [&[&str]; 7] = [
+        &["list"],
+        &["show", "latest"],
+        &["verify", "latest"],
+        &["verify", "--all"],
+        &["inspect", "latest"],
+        &["export", "latest", "-o", &export],
+        &["restore", "data-dir", "latest", "--data-dir", &restored],
+    ];
+    for args in std::iter::once(&["backup"][..]).chain(reading) {
+        let ran = node.run(args).await.unwrap().expect(40);
+        says(&ran, &["lack s3:ListBucket", "hint: ", "--cluster NAME"]);
+    }
+
+    fn prod<'a>(args: &[&'a str]) -> Vec<&'a str> {
+        [args, &["--cluster", "prod"]].concat()
+    }
+    let first = node.run(prod(&["backup", "--json"])).await.unwrap().expect(0).json();
+    assert_eq!(first["proof"]["state"], "proven", "{first}");
+    for args in reading {
+        node.run(prod(args)).await.unwrap().expect(0);
+    }
+    let ran = node.run(prod(&["verify", "latest"])).await.unwrap().expect(0);
+    says(&ran, &["no receipt was written", "lack s3:PutObject"]);
+    let start: String = first["id"].as_str().unwrap().chars().take(20).collect();
+    let shown = node.run(prod(&["show", &start, "--json"])).await.unwrap().expect(0).json();
+    assert_eq!((&shown["id"], &shown["cluster"]), (&first["id"], &"prod".into()), "{shown}");
+    node.run(prod(&["import", &export])).await.unwrap().expect(0);
+
+    // The name may come from the environment; and it opens no other cluster.
+    let named = node.clone().env("ETCDVAULT_CLUSTER", "prod");
+    named.run(["backup"]).await.unwrap().expect(0);
+    assert_eq!(listed(&named).await, 3);
+    for args in [&["list"][..], &["backup"], &["verify", "--all"]] {
+        let ran = node.run([args, &["--cluster", "dev"]].concat()).await.unwrap().expect(40);
+        says(&ran, &["lack s3:", "hint: check"]);
+        assert!(!ran.stderr.contains("--cluster NAME"), "{ran}");
+    }
+    assert_eq!(listed(&admin).await, 4);
+}
