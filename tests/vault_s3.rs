@@ -1,12 +1,13 @@
-//! A vault in a bucket, through the program: the rights the guide gives to a node are
-//! all that its commands need.
+//! A vault in a bucket, through the program: what `init` says of the store, and that
+//! the rights the guide gives to a node are all that its commands need.
 
 #[path = "common/program.rs"]
 mod common;
 
 use harness::cli::Cli;
 use harness::etcd::Cluster;
-use harness::s3::{Access, Minio};
+use harness::s3::{Access, FaultyS3, Minio, Op};
+use serde_json::Value;
 use vault::store::s3::S3Config;
 use vault::store::s3::policy::{Dialect, writer};
 
@@ -86,4 +87,68 @@ async fn append_only_credentials_are_enough() {
         assert!(!ran.stderr.contains("--cluster NAME"), "{ran}");
     }
     assert_eq!(listed(&admin).await, 4);
+}
+
+/// What `init` found out is said, written down, and used by everything that follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn init_says_and_records_what_the_store_honours() {
+    let minio = Minio::start().await.unwrap();
+    minio.access().create_bucket(BUCKET).await.unwrap();
+    let cli = on_s3(minio.access()).env("AWS_REGION", "us-east-1");
+    let said = cli.run(["init", "--no-encryption"]).await.unwrap().expect(0).text();
+    for line in [
+        "  not encrypted\n",
+        "  on S3 (MinIO), region us-east-1\n",
+        "  the store refuses to overwrite\n",
+        "  the store checks uploads against crc64nvme\n",
+        "next: etcdvault backup --vault s3://vaults/a/prefix\n",
+    ] {
+        assert!(said.contains(line), "{line:?}: {said}");
+    }
+    let object = minio.access().client().get_object().bucket(BUCKET).key("a/prefix/vault.json");
+    let bytes = object.send().await.unwrap().body.collect().await.unwrap().into_bytes();
+    let store = &serde_json::from_slice::<Value>(&bytes).unwrap()["store"];
+    for (field, value) in [
+        ("kind", "s3".into()),
+        ("put_new", true.into()),
+        ("complete_new", true.into()),
+        ("checksum", "crc64nvme".into()),
+        ("multipart_checksum", true.into()),
+        ("ordered", true.into()),
+        ("region", "us-east-1".into()),
+        ("server", "MinIO".into()),
+        ("left", Value::Array(Vec::new())),
+    ] {
+        assert_eq!(store[field], value, "{field}: {store}");
+    }
+
+    // The record is used: where the store was seen to refuse a taken name nothing is
+    // looked for before it is written, where the record says otherwise it is.
+    let server = FaultyS3::start().await.unwrap();
+    server.access().create_bucket(BUCKET).await.unwrap();
+    let cluster = Cluster::builder("3.6").start().await.unwrap();
+    let cli = on_s3(server.access()).cluster(&cluster);
+    cli.run(["init", "--no-encryption"]).await.unwrap().expect(0);
+    let looks = async || {
+        server.forget();
+        cli.run(["backup"]).await.unwrap().expect(0);
+        server.count(Op::Head)
+    };
+    looks().await;
+    let trusted = looks().await;
+    let client = server.access().client();
+    let object = client.get_object().bucket(BUCKET).key("a/prefix/vault.json").send().await;
+    let bytes = object.unwrap().body.collect().await.unwrap().into_bytes();
+    let copied = client.put_object().bucket(BUCKET).key("a/prefix/vault.json");
+    copied.body(as_of_a_directory(&bytes).into()).send().await.unwrap();
+    let distrusted = looks().await;
+    assert!(distrusted > trusted, "{distrusted} looks against {trusted}");
+}
+
+/// The same vault as if it had been made in a directory and copied into the bucket.
+fn as_of_a_directory(bytes: &[u8]) -> Vec<u8> {
+    let mut file: Value = serde_json::from_slice(bytes).unwrap();
+    file["store"] = serde_json::json!({"kind": "directory", "put_new": true});
+    file.as_object_mut().unwrap().remove("sha256");
+    vault::document::seal(&file).unwrap()
 }
