@@ -8,8 +8,6 @@ use harness::cli::Cli;
 use harness::etcd::Cluster;
 use harness::s3::{Access, FaultyS3, Minio, Op};
 use serde_json::Value;
-use vault::store::s3::S3Config;
-use vault::store::s3::policy::{Dialect, writer};
 
 use common::{fill, listed, program, says};
 
@@ -42,7 +40,7 @@ async fn append_only_credentials_are_enough() {
     // What else the vault holds is none of the node's business.
     admin.run(["backup", "--cluster", "dev"]).await.unwrap().expect(0);
 
-    let policy = writer(&S3Config::from_url(VAULT).unwrap(), "prod", Dialect::Plain).unwrap();
+    let policy = admin.run(["init", "--print-policy", "prod"]).await.unwrap().expect(0).text();
     let access = minio.restricted(&policy).await.unwrap();
     let node = on_s3(&access).cluster(&cluster);
     let root = tempfile::tempdir().unwrap();
@@ -101,6 +99,7 @@ async fn init_says_and_records_what_the_store_honours() {
         "  on S3 (MinIO), region us-east-1\n",
         "  the store refuses to overwrite\n",
         "  the store checks uploads against crc64nvme\n",
+        "    etcdvault init s3://vaults/a/prefix --print-policy CLUSTER\n",
         "next: etcdvault backup --vault s3://vaults/a/prefix\n",
     ] {
         assert!(said.contains(line), "{line:?}: {said}");
@@ -151,4 +150,45 @@ fn as_of_a_directory(bytes: &[u8]) -> Vec<u8> {
     file["store"] = serde_json::json!({"kind": "directory", "put_new": true});
     file.as_object_mut().unwrap().remove("sha256");
     vault::document::seal(&file).unwrap()
+}
+
+/// The policy and the lifecycle rule, to paste as they come; nothing is made, and no
+/// store is asked.
+#[tokio::test]
+async fn policies_are_printed() {
+    let port = harness::port::Port::reserve().unwrap();
+    let cli = program().vault(VAULT);
+    let print = async |cli: &Cli, args: &[&str]| {
+        let ran = cli.run([&["init"], args].concat()).await.unwrap().expect(0);
+        assert_eq!(ran.stderr, "", "{ran}");
+        ran.json()
+    };
+    let sids = |policy: &Value| -> Vec<String> {
+        let statements = policy["Statement"].as_array().unwrap();
+        statements.iter().map(|one| one["Sid"].as_str().unwrap().to_owned()).collect()
+    };
+    let aws = print(&cli, &["--print-policy", "prod"]).await;
+    assert!(sids(&aws).contains(&"NoOverwrite".to_owned()), "{aws}");
+    assert!(aws.to_string().contains("arn:aws:s3:::vaults/a/prefix/clusters/prod/*"), "{aws}");
+    // Nobody listens there.
+    let url = format!("http://127.0.0.1:{}", port.number());
+    let plain = cli.clone().env("ETCDVAULT_S3_ENDPOINT_URL", url);
+    let plain = print(&plain, &["--print-policy", "prod", "--json"]).await;
+    assert!(!sids(&plain).contains(&"NoOverwrite".to_owned()), "{plain}");
+    assert_eq!(sids(&aws)[..sids(&plain).len()], sids(&plain));
+    let rule = print(&cli, &["--print-lifecycle"]).await;
+    assert_eq!(rule["Rules"][0]["Filter"]["Prefix"], "a/prefix/", "{rule}");
+
+    for (vault, args, texts) in [
+        (VAULT, &["--print-policy", "a/b"][..], &["no policy was printed", "cluster name"][..]),
+        (VAULT, &["--print-policy", "*"], &["no policy was printed"]),
+        ("/srv/vault", &["--print-policy", "prod"], &["is a directory", "hint: ", "s3://"]),
+        ("/srv/vault", &["--print-lifecycle"], &["is a directory"]),
+        (VAULT, &["--print-policy", "prod", "--print-lifecycle"], &["cannot be used with"]),
+        (VAULT, &["--print-policy", "prod", "--no-encryption"], &["cannot be used with"]),
+    ] {
+        let ran = program().vault(vault).run([&["init"], args].concat()).await.unwrap().expect(2);
+        says(&ran, texts);
+        assert_eq!(ran.stdout, b"", "{ran}");
+    }
 }

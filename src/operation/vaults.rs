@@ -11,7 +11,7 @@ use vault::layout::{BackupId, ClusterName, LineageName};
 use vault::manifest::Tool;
 use vault::repository::{InitOptions, Repository, RepositoryError};
 use vault::store::local::LocalStore;
-use vault::store::s3::{Probe, S3Config, S3Store};
+use vault::store::s3::{Probe, S3Config, S3Store, policy};
 use vault::store::{ErrorKind, Store, StoreError};
 
 use super::failure::{Failure, FailureKind};
@@ -146,6 +146,36 @@ fn recorded_probe(record: &Value) -> Option<Probe> {
         return None;
     }
     serde_json::from_value(record.clone()).ok()
+}
+
+fn bucket<'a>(place: &'a Place, what: &str) -> Result<&'a S3Config, Failure> {
+    match place {
+        Place::S3(config) => Ok(config),
+        Place::Directory(path) => Err(Failure::new(
+            FailureKind::Usage,
+            format!("{} is a directory: {what} is for a vault in a bucket", path.display()),
+        )
+        .hint("name it as s3://bucket/prefix")),
+    }
+}
+
+/// The policy for credentials that can only add backups of `cluster`, in the language of
+/// the store at `place`, which is not asked.
+pub fn writer_policy(place: &Place, cluster: &str) -> Result<String, Failure> {
+    let config = bucket(place, "a policy")?;
+    let usage = |error| {
+        Failure::new(FailureKind::Usage, "no policy was printed").because(error).hint(
+            "give the name that backups use: --print-policy prod goes with backup --cluster prod",
+        )
+    };
+    let cluster = ClusterName::new(cluster).map_err(usage)?;
+    policy::writer(config, cluster.as_str(), policy::Dialect::of(config))
+        .map_err(|error| Failure::new(FailureKind::Usage, "no policy was printed").because(error))
+}
+
+/// The lifecycle rule for the bucket at `place`, which is not asked.
+pub fn lifecycle(place: &Place) -> Result<String, Failure> {
+    Ok(policy::lifecycle(bucket(place, "a lifecycle rule")?))
 }
 
 /// What `init` made.
