@@ -76,12 +76,14 @@ pub enum Selector {
 }
 
 impl Repository {
-    /// Every cluster and lineage that has anything stored.
-    pub async fn places(&self) -> Result<Vec<Place>> {
+    /// Every lineage that has anything stored: of `cluster`, or of all. Credentials that
+    /// are good for one cluster may list no more than that one.
+    pub async fn places(&self, cluster: Option<&ClusterName>) -> Result<Vec<Place>> {
+        let folder = cluster.map_or_else(|| CLUSTERS.to_owned(), ClusterName::folder);
         let mut places = Vec::new();
-        let mut after = CLUSTERS.to_owned();
+        let mut after = folder.clone();
         loop {
-            let next = self.store.list(CLUSTERS, Some(&after)).next().await.transpose()?;
+            let next = self.store.list(&folder, Some(&after)).next().await.transpose()?;
             let Some(next) = next else { return Ok(places) };
             match Place::of(next.key.as_str()) {
                 Some(place) => {
@@ -96,10 +98,7 @@ impl Repository {
     /// The names of the manifests within `filter`, without reading them.
     pub async fn names(&self, filter: &Filter) -> Result<Names> {
         let mut found = Names::default();
-        for place in self.places().await? {
-            if filter.cluster.as_ref().is_some_and(|cluster| *cluster != place.cluster) {
-                continue;
-            }
+        for place in self.places(filter.cluster.as_ref()).await? {
             self.names_of(&place, filter, &mut found).await?;
         }
         found.names.sort();
