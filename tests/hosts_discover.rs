@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use harness::cli::{Cli, Ran};
 use harness::hosts::etcd::{EtcdHosts, Kind};
 use harness::hosts::kubeadm::{Kubeadm, Size};
-use harness::hosts::{Host, Hosts, Login};
+use harness::hosts::{Host, Hosts, Image, Login};
 use harness::process::Process;
 use serde_json::Value;
 
@@ -119,10 +119,22 @@ async fn is_found(kind: Kind, version: &str, dialects: &[&str], edit: (&str, &st
     assert_eq!(same.iter().filter(|member| member["verdict"] == "same").count(), 3, "{ran}");
     assert_eq!(backup["state"]["nodes"].as_array().unwrap().len(), 3, "{ran}");
 
-    // A file that was changed under a running member is drift, on its node alone.
     let host = cluster.hosts().host(1);
     let (file, from, to) = edit;
     let text = String::from_utf8(host.read(file).await.unwrap()).unwrap();
+    // row 7: lists of members that differ are found, and only then.
+    if text.contains("ETCD_INITIAL_CLUSTER=") {
+        let other = text.replace("n3=", "n4=");
+        host.write(file, other.as_bytes()).await.unwrap();
+        let found = findings(&discover(&cli, &NODES).await.expect(0).json());
+        let differs = "initial-cluster differs between nodes: n1,n3 | n2";
+        assert!(found.iter().any(|line| line.contains(differs)), "{found:?}");
+        host.write(file, text.as_bytes()).await.unwrap();
+    }
+    let aligned = findings(&discover(&cli, &NODES).await.expect(0).json());
+    assert!(!aligned.iter().any(|line| line.contains("differs between")), "{aligned:?}");
+
+    // A file that was changed under a running member is drift, on its node alone.
     assert!(text.contains(from), "{text}");
     host.write(file, text.replace(from, to).as_bytes()).await.unwrap();
     let seen = discover(&cli, &NODES).await.expect(0).json();
@@ -229,6 +241,56 @@ async fn a_node_finds_its_cluster_and_says_what_is_off() {
     let members = seen["cluster"]["members"].as_array().unwrap();
     assert!(members[2]["error"].is_string(), "{ran}");
     assert!(members[0]["error"].is_null() && members[1]["error"].is_null(), "{ran}");
+}
+
+/// Rows 1 and 2: a member as Debian's package starts it, which only its own machine
+/// reaches, is told as such; so is what became of it when it was set up for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_1_and_row_2_a_member_on_localhost_and_its_way_out() {
+    let hosts = Hosts::builder().hosts(1, Image::Debian12).start().await.unwrap();
+    let cli = program(&hosts).env("ETCDCTL_DIAL_TIMEOUT", "5s");
+    let host = hosts.host(0);
+    host.check(["systemctl", "start", "etcd"]).await.unwrap();
+    let ran = discover(&cli, &["n1"]).await.expect(3);
+    let seen = ran.json();
+    assert!(seen["cluster"].is_null(), "{ran}");
+    let alone = "serves its own machine alone";
+    assert!(findings(&seen).iter().any(|line| line.contains(alone)), "{ran}");
+    // There it is reached, and what its peers would be told is said.
+    let program = on_host(host).await;
+    let said = host.check([program.as_str(), "discover", "--json"]).await.unwrap();
+    let seen: Value = serde_json::from_str(&said).unwrap();
+    let member = &seen["cluster"]["members"][0];
+    assert_eq!(member["peer_urls"][0], "http://localhost:2380", "{said}");
+    let told = "tells its peers http://localhost:2380: no other machine reaches it";
+    assert!(findings(&seen).iter().any(|line| line.contains(told)), "{said}");
+
+    // The procedure: files first, then the list of members, then the start.
+    let at = |port| format!("http://{}:{port}", host.address());
+    let text = format!(
+        "ETCD_NAME=\"n1\"\nETCD_LISTEN_PEER_URLS=\"{peer}\"\nETCD_LISTEN_CLIENT_URLS=\"{client},\
+         http://localhost:2379\"\nETCD_ADVERTISE_CLIENT_URLS=\"{client}\"\n\
+         ETCD_INITIAL_ADVERTISE_PEER_URLS=\"{peer}\"\nETCD_INITIAL_CLUSTER=\"n1={peer}\"\n",
+        peer = at(2380),
+        client = at(2379),
+    );
+    host.write("/etc/default/etcd", text.as_bytes()).await.unwrap();
+    let id = member["id"].as_str().unwrap();
+    let update = ["env", "ETCDCTL_API=3", "etcdctl", "member", "update", id];
+    let urls = format!("--peer-urls={}", at(2380));
+    host.check(update.iter().chain(&[urls.as_str()])).await.unwrap();
+    host.check(["systemctl", "restart", "etcd"]).await.unwrap();
+    let ran = discover(&cli, &["n1"]).await.expect(0);
+    let seen = ran.json();
+    let member = &seen["cluster"]["members"][0];
+    assert_eq!((&member["name"], &member["node"]), (&"n1".into(), &"n1".into()), "{ran}");
+    assert_eq!(member["peer_urls"], serde_json::json!([at(2380)]), "{ran}");
+    assert_eq!(member["client_urls"], serde_json::json!([at(2379)]), "{ran}");
+    let left: Vec<String> = findings(&seen)
+        .into_iter()
+        .filter(|line| line.contains(alone) || line.contains("no other machine"))
+        .collect();
+    assert_eq!(left, Vec::<String>::new());
 }
 
 /// A name server on the hosts' gateway that knows nothing but these records.
@@ -455,7 +517,7 @@ async fn a_kubeadm_control_plane_of_three_is_found_from_one() {
     assert!(again.contains("# Not looked at: the nodes of k1, k3."), "{again}");
 }
 
-/// row 25
+/// row 25 and row 19
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubeadm_control_plane_is_found_without_any_flag() {
     let cluster = Kubeadm::start(Size::One).await.unwrap();
@@ -486,6 +548,34 @@ async fn a_kubeadm_control_plane_is_found_without_any_flag() {
     // People read the same.
     let text = host.check([program.as_str(), "discover"]).await.unwrap();
     assert!(text.contains("static pod /etc/kubernetes/manifests/etcd.yaml (running)"), "{text}");
+
+    // row 19: with certificates that were renewed meanwhile the same file serves.
+    let root = tempfile::tempdir().unwrap();
+    let vault = vault(&cli, root.path()).await;
+    let config = root.path().join("etcdvault.toml");
+    let write = ["discover", &name, "--cluster", "field", "-o"].map(Path::new);
+    let write: Vec<&Path> = write.into_iter().chain([config.as_path()]).collect();
+    cli.run(&write).await.unwrap().expect(0);
+    let first = std::fs::read(&config).unwrap();
+    let cli = cli.vault(&vault).env("ETCDVAULT_CONFIG", &config);
+    let backup = ["backup", "--allow-unencrypted", "--json"];
+    let ran = cli.run(backup).await.unwrap().expect(0);
+    assert_eq!(ran.json()["proof"]["state"], "proven", "{ran}");
+    let until = |seen: &Value, file: &str| {
+        let all = seen["nodes"][0]["certificates"].as_array().unwrap().clone();
+        let one = all.into_iter().find(|found| found["path"].as_str().unwrap().ends_with(file));
+        one.unwrap()["not_after"].clone()
+    };
+    host.check(["kubeadm", "certs", "renew", "all"]).await.unwrap();
+    let again = discover(&cli, &[name.as_str()]).await.expect(0).json();
+    for file in ["etcd/server.crt", "etcd/peer.crt", "apiserver-etcd-client.crt"] {
+        assert_ne!(until(&again, file), until(&seen, file), "{file}");
+    }
+    let ran = cli.run(&write).await.unwrap().expect(0);
+    assert!(ran.text().contains("unchanged"), "{ran}");
+    assert_eq!(std::fs::read(&config).unwrap(), first);
+    let ran = cli.run(backup).await.unwrap().expect(0);
+    assert_eq!(ran.json()["proof"]["state"], "proven", "{ran}");
 
     // What a static pod reads of the node is part of the state, by the node's paths; what
     // it only writes, and what the system's packages bring, is not.
@@ -518,12 +608,6 @@ async fn a_kubeadm_control_plane_is_found_without_any_flag() {
     // Certificates that lie elsewhere are led to.
     host.check(["mv", "/etc/kubernetes/pki", "/srv/pki"]).await.unwrap();
     host.check(["ln", "-s", "/srv/pki", "/etc/kubernetes/pki"]).await.unwrap();
-    let root = tempfile::tempdir().unwrap();
-    let vault = vault(&cli, root.path()).await;
-    let config = root.path().join("etcdvault.toml");
-    let write = ["discover", &name, "--cluster", "field", "-o"].map(Path::new);
-    cli.run(write.into_iter().chain([config.as_path()])).await.unwrap().expect(0);
-    let cli = cli.vault(&vault).env("ETCDVAULT_CONFIG", &config);
     let save = ["state", "save", "--with-data", "--allow-unencrypted", "--json"];
     let ran = cli.run(save).await.unwrap().expect(0);
     assert_eq!(ran.json()["proof"]["state"], "proven", "{ran}");
