@@ -81,12 +81,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     State(super::state::StateCommand),
     #[command(subcommand)]
-    // Hidden until plans were run on real nodes.
-    #[command(hide = true)]
     Journal(super::journal::JournalCommand),
-    #[command(hide = true)]
-    Resume(super::journal::ResumeArgs),
-    #[command(hide = true)]
+    Resume(Box<super::journal::ResumeArgs>),
     Rollback(super::journal::RollbackArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),

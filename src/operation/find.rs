@@ -75,7 +75,7 @@ pub async fn find_object(
 }
 
 /// The backup that `text` names; `latest` and times mean only those that `fits` takes.
-pub(super) async fn find_where(
+async fn find_where(
     repository: &Repository,
     cluster: Option<&ClusterName>,
     text: &str,
