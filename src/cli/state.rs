@@ -531,7 +531,12 @@ fn node_differences(text: &mut String, node: &NodeDiff) {
 ///
 /// Shows a plan first: services whose files differ are stopped, files are set with their
 /// owners and modes, what the state did not have is set aside, services are started and
-/// checked. The present state is stored before. Data is never touched.
+/// checked. The present state is stored before.
+///
+/// Data is left alone, or with --only data returned as a whole: the directory of every
+/// member is built from the snapshot in the state beside the present one, all members are
+/// stopped, directories are renamed, all are started and compared. Never one member's data
+/// alone.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     etcdvault state return latest --vault /srv/etcd-vault --identity-file identity.txt --dry-run\n  \
@@ -586,7 +591,7 @@ pub(crate) struct StateReturnArgs {
 pub(crate) enum Only {
     /// Files of configuration
     Config,
-    /// Data directories: refused, as this version cannot return them safely
+    /// The data of all members, built from the snapshot of the state
     Data,
 }
 
@@ -631,14 +636,6 @@ pub(crate) async fn return_command(
     use super::journal::engine;
     use super::plan;
     use crate::operation::returning::{self, ReturnOptions};
-    if args.only == Only::Data {
-        return Err(Failure::new(
-            FailureKind::Error,
-            "nothing was returned: this version does not return data directories",
-        )
-        .state("everything is as it was")
-        .hint("a cluster's data is built from a snapshot: etcdvault restore data-dir"));
-    }
     let preparing = async {
         let choice = setup.choose(args.cluster.as_deref())?;
         let settings = reach(choice.connection(&args.connection.raw()).await?, output).await?;
@@ -651,8 +648,20 @@ pub(crate) async fn return_command(
             force_topology: args.force_topology,
             look: look_options(args.paths.clone(), args.allow_unencrypted),
         };
-        let planning = returning::prepare(&repository, &backup, &nodes, &settings, &options);
-        let planned = output.waiting("looking", planning).await?;
+        let planned = match args.only {
+            Only::Config => {
+                let planning =
+                    returning::prepare(&repository, &backup, &nodes, &settings, &options);
+                output.waiting("looking", planning).await?
+            }
+            Only::Data => {
+                let connector = connector(&settings, &nodes, output).await?;
+                let planning = returning::looked::prepare_data(
+                    &backup, &nodes, &connector, &settings, &options,
+                );
+                output.waiting("looking", planning).await?
+            }
+        };
         Ok((repository, nodes, settings, options, planned))
     };
     let prepared = super::signal::or_interrupted(preparing).await?;

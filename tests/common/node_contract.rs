@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcdvault::datadir::hash::{Scan, ScanOptions, StreamScan};
 use etcdvault::node::archive::{Kind, Member, Reader, Writer};
 use etcdvault::node::{
-    Attributes, ByteStream, FileKind, Node, NodeError, NodeErrorKind, ProcessQuery, TreeSpec,
-    WriteHow, WriteLike,
+    Attributes, ByteStream, FileKind, LinkHow, MemberSpec, Node, NodeError, NodeErrorKind,
+    ProcessQuery, SetHow, SpecHash, TreeSpec, WriteHow, WriteLike,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -26,6 +27,9 @@ pub async fn files(node: &dyn Node, root: &Path) {
     links_are_not_followed(node, &sub(node, root, "links").await).await;
     renames(node, &sub(node, root, "renames").await).await;
     digests(node, &sub(node, root, "digests").await).await;
+    links_are_made_and_replaced(node, &sub(node, root, "made").await).await;
+    what_is_there_is_set(node, &sub(node, root, "set").await).await;
+    what_is_ours_is_removed(node, &sub(node, root, "removed").await).await;
     spaces(node, root).await;
 }
 
@@ -35,6 +39,7 @@ pub async fn trees(node: &dyn Node, root: &Path) {
     excludes_and_missing(node, &sub(node, root, "exclude").await).await;
     hostile_streams(node, &sub(node, root, "hostile").await).await;
     cut_streams(node, &sub(node, root, "cut").await).await;
+    members_are_built(node, &sub(node, root, "member").await).await;
 }
 
 /// What can be asked of any machine.
@@ -268,6 +273,139 @@ pub async fn digests(node: &dyn Node, root: &Path) {
     assert_eq!((file.entries, file.bytes), (1, 7));
 }
 
+/// A link as it is made: root's, at a time that no clock shows.
+pub fn link(target: &str, replaces: Option<&str>) -> LinkHow {
+    LinkHow {
+        target: target.into(),
+        attributes: plain(0o777),
+        modified: Some(1_234_567_890_123_456_789),
+        replaces: replaces.map(PathBuf::from),
+    }
+}
+
+pub async fn links_are_made_and_replaced(node: &dyn Node, root: &Path) {
+    let (path, file) = (root.join("link"), root.join("file"));
+    node.write(&file, b"mine", new(0o600)).await.unwrap();
+    let outside = sub(node, root, "outside").await;
+    node.write(&outside.join("file"), b"untouched", new(0o600)).await.unwrap();
+    let before = node.digest(&outside).await.unwrap();
+    let how = LinkHow {
+        attributes: Attributes { uid: 4242, gid: 4343, ..plain(0) },
+        ..link("../nowhere/at all", None)
+    };
+    node.make_link(&path, how).await.unwrap();
+    let entry = node.stat(&path).await.unwrap().unwrap();
+    assert_eq!(entry.kind, FileKind::Symlink);
+    assert_eq!(entry.target.as_deref(), Some(Path::new("../nowhere/at all")));
+    assert_eq!((entry.attributes.uid, entry.attributes.gid), (4242, 4343));
+    assert_eq!(entry.modified, 1_234_567_890_123_456_789);
+    // In the place of one, by what it leads to: by bytes, and to nothing else.
+    let there = outside.to_str().unwrap();
+    for replaces in [None, Some("elsewhere"), Some("../nowhere//at all")] {
+        let refused = kind(node.make_link(&path, link(there, replaces)).await);
+        let wanted = match replaces {
+            None => NodeErrorKind::AlreadyExists,
+            Some(_) => NodeErrorKind::Unexpected,
+        };
+        assert_eq!(refused, wanted, "{replaces:?}");
+    }
+    node.make_link(&path, link(there, Some("../nowhere/at all"))).await.unwrap();
+    let entry = node.stat(&path).await.unwrap().unwrap();
+    assert_eq!(entry.target.as_deref(), Some(outside.as_path()));
+    assert_eq!(entry.attributes.uid, 0);
+    // It leads to a directory now, and is replaced itself, not what is in there.
+    node.make_link(&path, link("file", Some(there))).await.unwrap();
+    assert_eq!(node.digest(&outside).await.unwrap(), before);
+    // A file and a directory are no links, and nothing is where nothing stands.
+    for (place, wanted) in [
+        (&file, NodeErrorKind::Unexpected),
+        (&outside, NodeErrorKind::Unexpected),
+        (&root.join("nothing"), NodeErrorKind::NotFound),
+    ] {
+        assert_eq!(kind(node.make_link(place, link("x", Some("file"))).await), wanted);
+        assert_eq!(kind(node.remove_link(place, Path::new("file")).await), wanted);
+    }
+    assert_eq!(kind(node.make_link(&file, link("x", None)).await), NodeErrorKind::AlreadyExists);
+    let nowhere = root.join("nothing/link");
+    assert_eq!(kind(node.make_link(&nowhere, link("x", None)).await), NodeErrorKind::NotFound);
+    assert_eq!(
+        kind(node.make_link(&root.join("e"), link("", None)).await),
+        NodeErrorKind::Unexpected
+    );
+    assert_eq!(kind(node.remove_link(&path, Path::new("x")).await), NodeErrorKind::Unexpected);
+    assert_eq!(names(node, root).await, ["file", "link", "outside"]);
+    node.remove_link(&path, Path::new("file")).await.unwrap();
+    assert_eq!(names(node, root).await, ["file", "outside"]);
+    assert_eq!(node.read(&file, 4).await.unwrap().bytes, b"mine");
+}
+
+pub async fn what_is_there_is_set(node: &dyn Node, root: &Path) {
+    let (file, dir) = (root.join("file"), root.join("dir"));
+    node.write(&file, b"x", new(0o600)).await.unwrap();
+    node.make_dir(&dir, WriteLike::Attributes(plain(0o755))).await.unwrap();
+    node.write(&dir.join("inside"), b"y", new(0o640)).await.unwrap();
+    let xattrs = BTreeMap::from([("user.note".to_owned(), b"a\0b".to_vec())]);
+    let attributes = Attributes { uid: 4242, gid: 4343, mode: 0o2750, xattrs, ..plain(0) };
+    for (path, what) in [(&file, FileKind::File), (&dir, FileKind::Directory)] {
+        let old = node.stat(path).await.unwrap().unwrap();
+        // The attributes alone, then the time alone.
+        let how = SetHow { kind: what, attributes: Some(attributes.clone()), modified: None };
+        node.set(path, how).await.unwrap();
+        let mut now = node.stat(path).await.unwrap().unwrap();
+        now.attributes.xattrs.remove("security.selinux");
+        assert_eq!((&now.attributes, now.modified), (&attributes, old.modified));
+        for modified in [1_234_567_890_123_456_789, 0, -1_000_000_000_i128] {
+            let how = SetHow { kind: what, attributes: None, modified: Some(modified) };
+            node.set(path, how).await.unwrap();
+            let mut now = node.stat(path).await.unwrap().unwrap();
+            now.attributes.xattrs.remove("security.selinux");
+            assert_eq!((now.attributes, now.modified), (attributes.clone(), modified));
+        }
+        let how = SetHow { kind: what, attributes: Some(plain(0o700)), modified: None };
+        node.set(path, how).await.unwrap();
+        let now = node.stat(path).await.unwrap().unwrap().attributes;
+        let left = now.xattrs.keys().filter(|name| *name != "security.selinux").count();
+        assert_eq!((now.uid, now.gid, now.mode, left), (0, 0, 0o700, 0));
+    }
+    assert_eq!(node.read(&file, 1).await.unwrap().bytes, b"x");
+    let inside = node.read(&dir.join("inside"), 1).await.unwrap();
+    assert_eq!((inside.bytes.as_slice(), inside.entry.attributes.mode), (b"y".as_slice(), 0o640));
+    // Another kind, a link, nothing: refused, and nothing is followed.
+    node.make_link(&root.join("link"), link("file", None)).await.unwrap();
+    let how = |kind| SetHow { kind, attributes: Some(plain(0o777)), modified: Some(1) };
+    for (name, what, wanted) in [
+        ("file", FileKind::Directory, NodeErrorKind::Unexpected),
+        ("dir", FileKind::File, NodeErrorKind::Unexpected),
+        ("link", FileKind::File, NodeErrorKind::Unexpected),
+        ("link", FileKind::Symlink, NodeErrorKind::Unexpected),
+        ("nothing", FileKind::File, NodeErrorKind::NotFound),
+    ] {
+        assert_eq!(kind(node.set(&root.join(name), how(what)).await), wanted, "{name} {what:?}");
+    }
+    assert_eq!(node.stat(&file).await.unwrap().unwrap().attributes.mode, 0o700);
+}
+
+pub async fn what_is_ours_is_removed(node: &dyn Node, root: &Path) {
+    let tree = with_links(node, root).await;
+    let digest = node.digest(&tree).await.unwrap();
+    // A directory with something in it, a file, a link and nothing are no empty one.
+    assert_eq!(kind(node.remove_dir(&tree).await), NodeErrorKind::AlreadyExists);
+    assert_eq!(kind(node.remove_dir(&tree.join("dir/file")).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.remove_dir(&tree.join("dirlink")).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.remove_dir(&root.join("nothing")).await), NodeErrorKind::NotFound);
+    assert_eq!(node.digest(&tree).await.unwrap(), digest);
+    let empty = sub(node, &tree, "empty").await;
+    let refused = node.remove_own_tree(&tree, digest.sha256).await;
+    assert_eq!(kind(refused), NodeErrorKind::Unexpected, "it is not what it was");
+    assert_eq!(names(node, &tree).await, ["dir", "dirlink", "empty", "link", "same"]);
+    node.remove_dir(&empty).await.unwrap();
+    assert_eq!(node.digest(&tree).await.unwrap(), digest);
+    node.remove_own_tree(&tree, digest.sha256).await.unwrap();
+    assert_eq!(names(node, root).await, [""; 0]);
+    let again = node.remove_own_tree(&tree, digest.sha256).await;
+    assert_eq!(kind(again), NodeErrorKind::NotFound);
+}
+
 pub async fn spaces(node: &dyn Node, root: &Path) {
     let space = node.space(root).await.unwrap();
     assert!(space.available > 0 && space.available <= space.total && !space.read_only);
@@ -452,4 +590,104 @@ pub async fn cut_streams(node: &dyn Node, root: &Path) {
     assert_eq!(names(node, root).await, [""; 0]);
     node.unpack_tree(&root.join("t"), one(whole)).await.unwrap();
     assert_eq!(names(node, root).await, ["t"]);
+}
+
+/// A whole snapshot of a small store, trailer included.
+pub const SNAPSHOT: &[u8] =
+    include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/scan/small"));
+
+/// What a database says of itself, its HashKV by etcd's rules.
+pub fn scan(database: &[u8]) -> Scan {
+    let mut scan = StreamScan::new(ScanOptions { sha256: true, ..ScanOptions::default() });
+    scan.write(database).unwrap();
+    scan.finish().unwrap()
+}
+
+/// A member `a` of two, of [`SNAPSHOT`].
+pub fn member_spec() -> MemberSpec {
+    let scan = scan(SNAPSHOT);
+    let compact_revision = scan.content.compact_revision();
+    MemberSpec {
+        name: "a".to_owned(),
+        initial_cluster: "a=http://10.0.0.1:2380,b=http://10.0.0.2:2380".to_owned(),
+        token: "contract".to_owned(),
+        bump_revision: 1000,
+        wal: None,
+        owner: (4242, 4343),
+        etcd_version: None,
+        size: SNAPSHOT.len() as u64,
+        sha256: sha(SNAPSHOT),
+        hash_kv: Some(SpecHash {
+            revision: scan.revision,
+            compact_revision,
+            hash: scan.hash_kv(scan.revision, compact_revision).unwrap(),
+        }),
+    }
+}
+
+pub async fn members_are_built(node: &dyn Node, root: &Path) {
+    let (path, spec) = (root.join("member.new"), member_spec());
+    let built = node.build_member(&path, spec.clone(), one(SNAPSHOT.to_vec())).await.unwrap();
+    let was = scan(SNAPSHOT);
+    assert_eq!(built.revision, was.revision + 1000);
+    assert_eq!(node.digest(&path).await.unwrap(), built.digest);
+    let database = node.read(&path.join("snap/db"), 1 << 20).await.unwrap();
+    assert_eq!(database.entry.size, built.database_size);
+    let attributes = &database.entry.attributes;
+    assert_eq!((attributes.uid, attributes.gid, attributes.mode), (4242, 4343, 0o600));
+    let directory = node.stat(&path).await.unwrap().unwrap().attributes;
+    assert_eq!((directory.uid, directory.gid, directory.mode), (4242, 4343, 0o700));
+    let now = scan(&database.bytes);
+    assert!(now.is_sound(), "{:?}", now.problems);
+    // The record that stands at the new revision is of the empty key.
+    assert_eq!((now.revision, now.live_keys), (built.revision, was.live_keys + 1));
+    assert_eq!(now.hash_kv(0, Some(built.revision)).unwrap(), built.hash_kv);
+    assert_eq!(names(node, &path).await, ["snap", "wal"]);
+    assert_eq!(names(node, &path.join("wal")).await.len(), 1);
+    // The same again is the same, and nothing is left beside it.
+    let other = root.join("other");
+    let again = node.build_member(&other, spec.clone(), one(SNAPSHOT.to_vec())).await.unwrap();
+    assert_eq!(again, built);
+    let taken = node.build_member(&path, spec.clone(), one(SNAPSHOT.to_vec())).await;
+    assert_eq!(kind(taken), NodeErrorKind::AlreadyExists);
+    node.remove_own_tree(&other, again.digest.sha256).await.unwrap();
+    // The log elsewhere.
+    let (logs, data) = (sub(node, root, "logs").await, sub(node, root, "data").await);
+    let apart = MemberSpec { wal: Some(logs.join("wal.new")), ..spec.clone() };
+    node.build_member(&data.join("member"), apart, one(SNAPSHOT.to_vec())).await.unwrap();
+    assert_eq!(names(node, &data.join("member")).await, ["snap"]);
+    assert_eq!(names(node, &logs.join("wal.new")).await.len(), 1);
+    assert_eq!(names(node, root).await, ["data", "logs", "member.new"]);
+
+    // Whatever is not what was announced is refused, and leaves nothing.
+    let mut damaged = SNAPSHOT.to_vec();
+    damaged[SNAPSHOT.len() / 2] ^= 1;
+    let bad = |change: fn(&mut MemberSpec)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        spec
+    };
+    for (what, spec, bytes) in [
+        ("a flipped bit", spec.clone(), damaged),
+        ("cut", spec.clone(), SNAPSHOT[..SNAPSHOT.len() - 512].to_vec()),
+        ("nothing", spec.clone(), Vec::new()),
+        ("too long", spec.clone(), [SNAPSHOT, &[0; 512]].concat()),
+        ("another hash", bad(|spec| spec.hash_kv.as_mut().unwrap().hash ^= 1), SNAPSHOT.to_vec()),
+        ("another digest", bad(|spec| spec.sha256[0] ^= 1), SNAPSHOT.to_vec()),
+        ("no such member", bad(|spec| spec.name = "c".to_owned()), SNAPSHOT.to_vec()),
+        ("no cluster", bad(|spec| spec.initial_cluster.clear()), SNAPSHOT.to_vec()),
+        ("no version", bad(|spec| spec.etcd_version = Some("x".to_owned())), SNAPSHOT.to_vec()),
+    ] {
+        let refused = node.build_member(&other, spec, one(bytes)).await;
+        assert_eq!(kind(refused), NodeErrorKind::Unexpected, "{what}");
+    }
+    let broken = NodeError::new(node.name(), NodeErrorKind::Lost, "read", "it broke");
+    let chunks = vec![Ok(Bytes::copy_from_slice(&SNAPSHOT[..5000])), Err(broken)];
+    let stream = futures_util::stream::iter(chunks).boxed();
+    let lost = node.build_member(&other, spec.clone(), stream).await;
+    assert_eq!(kind(lost), NodeErrorKind::Lost);
+    let nowhere = root.join("nothing/member");
+    let refused = node.build_member(&nowhere, spec, one(SNAPSHOT.to_vec())).await;
+    assert_eq!(kind(refused), NodeErrorKind::NotFound);
+    assert_eq!(names(node, root).await, ["data", "logs", "member.new"]);
 }

@@ -14,6 +14,12 @@ use crate::plan::{Context, StepError};
 const STOP: Duration = Duration::from_secs(120);
 /// Until a unit is ready: etcd reads its whole log first.
 const START: Duration = Duration::from_secs(240);
+/// For so long a unit has to run without ending to be taken for one that runs.
+const STEADY: Duration = Duration::from_secs(8);
+/// Until it has.
+const SETTLED: Duration = Duration::from_secs(90);
+/// How often it is looked at.
+const PAUSE: Duration = Duration::from_secs(1);
 /// systemd reading all units.
 const RELOAD: Duration = Duration::from_secs(60);
 
@@ -149,6 +155,39 @@ pub(super) async fn start_again(
         return Ok(());
     }
     started
+}
+
+/// Which run of a unit it is that is active now, if one is.
+pub(super) async fn run_of(node: &dyn Node, unit: &str) -> Result<Option<String>, StepError> {
+    let found = node.unit(unit).await.map_err(failed)?;
+    Ok(found.filter(|unit| unit.active_state == "active").map(|unit| unit.invocation))
+}
+
+/// Waits until a unit has run for a while without ending in between.
+pub(super) async fn keeps_running(
+    node: &dyn Node,
+    context: &Context<'_>,
+    unit: &str,
+) -> Result<(), StepError> {
+    context.waits(format!("{unit} on {} to go on running", node.name()), SETTLED);
+    let until = tokio::time::Instant::now() + SETTLED;
+    let (mut run, mut since) = (run_of(node, unit).await?, tokio::time::Instant::now());
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let now = run_of(node, unit).await?;
+        if now.is_none() || now != run {
+            (run, since) = (now, tokio::time::Instant::now());
+        }
+        if run.is_some() && since.elapsed() >= STEADY {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= until {
+            break;
+        }
+    }
+    let why = format!("{unit} on {} does not go on running", node.name());
+    let error = StepError::new(why).without_effect();
+    Err(error.hint(format!("journalctl -u {unit} on {} says why", node.name())))
 }
 
 /// Lets systemd read its files again.
