@@ -477,14 +477,12 @@ async fn the_kubelet_reads_its_files_again() {
         what,
         [
             "1 k1: save the present state to the vault",
-            "2 k1: stop kube-apiserver",
-            "3 k1: stop etcd",
-            "4 k1: stop kubelet",
-            "5 k1: set files as in the state: 2 written",
-            "6 k1: start kubelet",
-            "7 k1: start etcd",
-            "8 k1: start kube-apiserver",
-            "9 k1: compare 2 files with the state",
+            "2 k1: stop etcd",
+            "3 k1: stop kubelet",
+            "4 k1: set files as in the state: 2 written",
+            "5 k1: start kubelet",
+            "6 k1: start etcd",
+            "7 k1: compare 2 files with the state",
         ]
     );
     let node = sim(&case.net, "k1");
@@ -516,7 +514,7 @@ async fn what_somebody_changed_meanwhile_is_not_written_over() {
 #[tokio::test(start_paused = true)]
 async fn units_and_pods_pass_each_step_twice_and_ctrl_c() {
     for build in [units, pods, kinds, kubelet] {
-        assert!(plan_matrix::each_step_twice(&build).await.unwrap() >= 7);
+        assert!(plan_matrix::each_step_twice(&build).await.unwrap() >= 5);
         for then in [Then::Resume, Then::RollBack] {
             for presses in [1, 2] {
                 plan_matrix::stop_at_each_step(&build, presses, then).await.unwrap();

@@ -11,7 +11,7 @@ use super::exit_code::Exit;
 use super::human::{printable, time_utc};
 use super::output::Output;
 use super::plan::{ended, events, not_begun, owner, shown, stop};
-use super::settings::{open_vault, reach};
+use super::settings::{connector, open_vault, reach};
 use super::state::contents;
 use crate::config::Setup;
 use crate::operation::journal::{self, Clock, Engine, Options, PlanId};
@@ -170,7 +170,9 @@ pub(crate) async fn resume(
     let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
     let look = super::state::look_options(Vec::new(), args.allow_unencrypted);
     let cluster = &history.plan.cluster;
-    let contents = contents(Arc::new(repository), &named, cluster, settings, look, output)?;
+    let connector = connector(&settings, &named, output).await?;
+    let contents =
+        contents(Arc::new(repository), &named, cluster, connector, settings, look, output)?;
     let engine = engine(&named, Some(contents), args.take_over_lock, output)?;
     let report = engine.resume::<Step>(id).await.map_err(not_begun)?;
     ended(&report, output)

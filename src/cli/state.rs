@@ -611,6 +611,7 @@ pub(crate) fn contents(
     repository: std::sync::Arc<crate::operation::vocabulary::Repository>,
     nodes: &[std::sync::Arc<dyn crate::operation::journal::Node>],
     cluster: &str,
+    connector: crate::operation::vocabulary::Connector,
     connection: crate::types::ConnectionSettings,
     options: SaveOptions,
     output: &Output,
@@ -621,6 +622,7 @@ pub(crate) fn contents(
         repository,
         named.collect(),
         cluster,
+        connector,
         connection,
         options,
         events,
@@ -648,6 +650,7 @@ pub(crate) async fn return_command(
             force_topology: args.force_topology,
             look: look_options(args.paths.clone(), args.allow_unencrypted),
         };
+        let connector = connector(&settings, &nodes, output).await?;
         let planned = match args.only {
             Only::Config => {
                 let planning =
@@ -655,17 +658,16 @@ pub(crate) async fn return_command(
                 output.waiting("looking", planning).await?
             }
             Only::Data => {
-                let connector = connector(&settings, &nodes, output).await?;
                 let planning = returning::looked::prepare_data(
                     &backup, &nodes, &connector, &settings, &options,
                 );
                 output.waiting("looking", planning).await?
             }
         };
-        Ok((repository, nodes, settings, options, planned))
+        Ok((repository, nodes, connector, settings, options, planned))
     };
     let prepared = super::signal::or_interrupted(preparing).await?;
-    let (repository, nodes, settings, options, planned) = prepared;
+    let (repository, nodes, connector, settings, options, planned) = prepared;
     let Some(made) = planned.plan else {
         let value = serde_json::json!({ "plan": null, "by_hand": planned.by_hand });
         output.result(&value, || {
@@ -697,7 +699,8 @@ pub(crate) async fn return_command(
     })
     .await?;
     let repository = std::sync::Arc::new(repository);
-    let contents = contents(repository, &nodes, &made.cluster, settings, options.look, output)?;
+    let (cluster, look) = (&made.cluster, options.look);
+    let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
     let engine = engine(&nodes, Some(contents), args.take_over_lock, output)?;
     let report = engine.execute(&made).await.map_err(plan::not_begun)?;
     let exit = plan::ended(&report, output)?;

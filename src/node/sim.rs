@@ -362,6 +362,21 @@ impl SimNode {
         self.with(|machine, _| machine.tree.text(Path::new(path)))
     }
 
+    /// A file's bytes, or `None`.
+    pub fn bytes(&self, path: &str) -> Option<Vec<u8>> {
+        self.with(|machine, _| {
+            let path = machine.tree.resolve(Path::new(path)).ok()?;
+            let inode = machine.tree.now.get(&path)?;
+            (inode.kind == FileKind::File).then(|| inode.bytes.clone())
+        })
+    }
+
+    /// Whether a program of this name runs.
+    pub fn runs(&self, program: &str) -> bool {
+        let query = ProcessQuery::Program(program.to_owned());
+        self.with(|machine, _| machine.powered && !machine.processes(&query).is_empty())
+    }
+
     /// Mounts an empty file system of `total` bytes at `point`.
     pub fn mount(&self, point: &str, total: u64) -> &Self {
         self.dir(point);

@@ -292,6 +292,13 @@ pub enum How {
         /// The unit.
         unit: String,
     },
+    /// By systemd, which starts it at boot. Stopped, it is disabled first, and started, it
+    /// is enabled first: so a node that boots in between starts it exactly where it is to
+    /// run.
+    BootUnit {
+        /// The unit.
+        unit: String,
+    },
     /// By the kubelet.
     Pod {
         /// The manifest.

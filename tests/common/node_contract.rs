@@ -12,9 +12,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcdvault::datadir::hash::{Scan, ScanOptions, StreamScan};
 use etcdvault::node::archive::{Kind, Member, Reader, Writer};
+use etcdvault::node::static_pod::{self, Bounds, StaticPod};
 use etcdvault::node::{
-    Attributes, ByteStream, FileKind, LinkHow, MemberSpec, Node, NodeError, NodeErrorKind,
-    ProcessQuery, SetHow, SpecHash, TreeSpec, WriteHow, WriteLike,
+    Attributes, ByteStream, ContainerQuery, FileKind, LinkHow, MemberSpec, Node, NodeError,
+    NodeErrorKind, ProcessQuery, SetHow, SpecHash, TreeSpec, UnitAction, WriteHow, WriteLike,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -690,4 +691,161 @@ pub async fn members_are_built(node: &dyn Node, root: &Path) {
     let refused = node.build_member(&nowhere, spec, one(SNAPSHOT.to_vec())).await;
     assert_eq!(kind(refused), NodeErrorKind::NotFound);
     assert_eq!(names(node, root).await, ["data", "logs", "member.new"]);
+}
+
+const UNIT: &str = "contract.service";
+const UNIT_FILE: &str = "/etc/systemd/system/contract.service";
+
+/// Runs everything about units of systemd, with one that sleeps.
+pub async fn units(node: &dyn Node) {
+    let minute = Duration::from_secs(60);
+    let text = |more: &str| {
+        format!(
+            "[Unit]\nDescription=contract\n[Service]\n{more}ExecStart=/bin/sleep 100000\n\
+             [Install]\nWantedBy=multi-user.target\n"
+        )
+    };
+    let act = async |action| node.unit_do(UNIT, action, 2 * minute).await;
+    let unit = async || node.unit(UNIT).await.unwrap().unwrap();
+    assert_eq!(node.unit(UNIT).await.unwrap(), None);
+    assert_eq!(kind(act(UnitAction::Start).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(act(UnitAction::Enable).await), NodeErrorKind::NotFound);
+    let (file, first) = (Path::new(UNIT_FILE), text(""));
+    node.write(file, first.as_bytes(), new(0o644)).await.unwrap();
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    let found = unit().await;
+    assert_eq!((found.load_state.as_str(), found.active_state.as_str()), ("loaded", "inactive"));
+    assert_eq!((found.sub_state.as_str(), found.file_state.as_str()), ("dead", "disabled"));
+    assert_eq!((found.main_pid, found.fragment.as_deref()), (0, Some(file)));
+    assert!(found.drop_ins.is_empty() && !found.needs_reload, "{found:?}");
+    assert!(node.units("contr*.service").await.unwrap().contains(&UNIT.to_owned()));
+    assert_eq!(node.units("no-such-*.service").await.unwrap(), [""; 0]);
+
+    // Once is as twice, whichever way.
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        act(UnitAction::Start).await.unwrap();
+        let started = unit().await;
+        assert_eq!(
+            (started.active_state.as_str(), started.sub_state.as_str()),
+            ("active", "running")
+        );
+        act(UnitAction::Start).await.unwrap();
+        let again = unit().await;
+        assert_eq!((again.main_pid, &again.invocation), (started.main_pid, &started.invocation));
+        let process = node.processes(ProcessQuery::Pid(started.main_pid)).await.unwrap();
+        assert!(process.len() == 1 && process[0].cgroup.ends_with(UNIT), "{process:?}");
+        assert_eq!(process[0].arguments[1..], ["100000"]);
+        for _ in 0..2 {
+            act(UnitAction::Stop).await.unwrap();
+            let stopped = unit().await;
+            assert_eq!((stopped.active_state.as_str(), stopped.main_pid), ("inactive", 0));
+        }
+        assert_eq!(node.processes(ProcessQuery::Pid(started.main_pid)).await.unwrap(), []);
+        runs.push(started.invocation);
+    }
+    assert!(runs[0] != runs[1] && !runs[0].is_empty(), "{runs:?}");
+    for (action, state) in [(UnitAction::Enable, "enabled"), (UnitAction::Disable, "disabled")] {
+        for _ in 0..2 {
+            act(action).await.unwrap();
+            assert_eq!(unit().await.file_state, state);
+        }
+    }
+
+    // What files say counts once systemd has read them, and that is told.
+    let dir = Path::new("/etc/systemd/system/contract.service.d");
+    node.make_dir(dir, WriteLike::Attributes(plain(0o755))).await.unwrap();
+    let drop_in = dir.join("10-more.conf");
+    let bad = b"[Service]\nEnvironmentFile=/no/such/file\n";
+    node.write(&drop_in, bad, new(0o644)).await.unwrap();
+    assert!(unit().await.needs_reload);
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    let read = unit().await;
+    assert_eq!((read.drop_ins.as_slice(), read.needs_reload), (&[drop_in.clone()][..], false));
+
+    // One that does not start says why, and is failed until that is forgotten.
+    let error = act(UnitAction::Start).await.unwrap_err();
+    assert_eq!(error.kind, NodeErrorKind::Failed, "{error}");
+    let said = |line: &String| line.contains("Failed to load environment files");
+    assert!(error.details.iter().any(said), "{error:?}");
+    assert_eq!(unit().await.active_state, "failed");
+    act(UnitAction::ResetFailed).await.unwrap();
+    assert_eq!(unit().await.active_state, "inactive");
+    act(UnitAction::ResetFailed).await.unwrap();
+
+    // It runs on while its files go, and is gone after that.
+    node.remove_own(&drop_in, sha(bad)).await.unwrap();
+    node.remove_dir(dir).await.unwrap();
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    act(UnitAction::Start).await.unwrap();
+    assert!(unit().await.drop_ins.is_empty());
+    act(UnitAction::Stop).await.unwrap();
+    node.remove_own(file, sha(first.as_bytes())).await.unwrap();
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    assert_eq!(node.unit(UNIT).await.unwrap(), None);
+}
+
+/// Runs everything about static pods with one that runs, and runs at the end.
+pub async fn pods(node: &dyn Node, pod: &StaticPod) {
+    let bounds = Bounds { grace: Some(Duration::from_secs(2)), ..Bounds::default() };
+    let mut quiet = |_: &static_pod::Waiting| ();
+    let query = |ended| ContainerQuery {
+        namespace: Some("kube-system".to_owned()),
+        name: Some(pod.container.clone()),
+        ended,
+    };
+    let running = async || {
+        let found = node.containers(query(false)).await.unwrap();
+        assert!(found.len() <= 1, "{found:?}");
+        found.into_iter().next()
+    };
+    let first = running().await.unwrap();
+    assert!(first.running && first.name == pod.container, "{first:?}");
+    assert_eq!(first.namespace, "kube-system");
+    assert!(first.pod.starts_with(&format!("{}-", pod.container)), "{first:?}");
+    let open = async || {
+        let found = node.listeners().await.unwrap();
+        pod.ports.iter().filter(|port| found.iter().any(|it| it.address.port() == **port)).count()
+    };
+    assert_eq!(open().await, pod.ports.len());
+
+    // A container that ends while its manifest is there is another one of the same pod.
+    node.stop_container(&first.id, Duration::from_secs(2)).await.unwrap();
+    let mut second = None;
+    for _ in 0..240 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        second = running().await;
+        if second.as_ref().is_some_and(|it| it.id != first.id) {
+            break;
+        }
+    }
+    let second = second.unwrap();
+    assert_eq!((&second.pod_uid, second.attempt), (&first.pod_uid, first.attempt + 1));
+    assert_ne!(second.id, first.id);
+    let ended = node.containers(query(true)).await.unwrap();
+    assert!(ended.iter().any(|it| it.id == first.id && !it.running), "{ended:?}");
+
+    // Taken out it is gone, and its ports are closed; so it is when it is done again.
+    for _ in 0..2 {
+        static_pod::take_out(node, pod, bounds, &mut quiet).await.unwrap();
+        assert_eq!((running().await, open().await), (None, 0));
+    }
+    assert_eq!(node.stat(&pod.manifest).await.unwrap(), None);
+    // A name with a dot in front is none of the kubelet's.
+    let text = node.read(&pod.aside, 1 << 20).await.unwrap().bytes;
+    let dotted = pod.manifest.with_file_name(".contract.yaml");
+    node.write(&dotted, &text, new(0o600)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(running().await, None);
+    node.remove_own(&dotted, sha(&text)).await.unwrap();
+    // Back it is the same pod in a new container.
+    let known = [first.id.clone(), second.id.clone()];
+    for _ in 0..2 {
+        let back = static_pod::put_back(node, pod, &known, bounds, &mut quiet).await.unwrap();
+        assert!(back.running && !known.contains(&back.id), "{back:?}");
+        assert_eq!(back.pod_uid, first.pod_uid, "the manifest is the same");
+        assert_eq!(open().await, pod.ports.len());
+    }
+    let missing = node.stop_container("no-such-container", Duration::from_secs(1)).await;
+    assert!(missing.is_ok() || kind(missing) == NodeErrorKind::NotFound);
 }

@@ -15,7 +15,7 @@ use crate::operation::step::{How, Instance, NewCluster, NewMember, Service, Step
 use crate::plan::{Place, Plan, PlanId, Stage};
 use crate::types::HexId;
 
-/// Nodes whose units are changed at the same time.
+/// Nodes that are looked at at the same time.
 const AT_ONCE: u32 = 8;
 
 /// A revision is raised at least so far above all that are known to have been served:
@@ -27,10 +27,10 @@ pub const MARGIN: u64 = 1_000_000_000;
 pub struct Running {
     /// How.
     pub how: How,
+    /// Whether it runs, or tries to.
+    pub runs: bool,
     /// Whether it runs well.
     pub healthy: bool,
-    /// The unit, where it is one that starts at boot.
-    pub enabled: Option<String>,
 }
 
 /// A node with a member.
@@ -132,14 +132,6 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
     let mut plan = Plan::new(inputs.id, name, "state return --only data", title, made, nodes);
     plan = facts(plan, inputs, revision);
 
-    let enables = |enabled: bool| -> Vec<Step> {
-        let units = inputs.nodes.iter().flat_map(|node| {
-            let api = node.api_server.iter().map(|(running, _)| running);
-            let units = [&node.etcd].into_iter().chain(api).filter_map(|it| it.enabled.clone());
-            units.map(|unit| Step::Enable { node: node.member.node.clone(), unit, enabled })
-        });
-        units.collect()
-    };
     let instance = |node: &DataNode, running: &Running| Instance {
         node: node.member.node.clone(),
         how: running.how.clone(),
@@ -156,6 +148,17 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
     etcds.sort_by_key(|instance| Some(&instance.node) == inputs.leader.as_ref());
     let started: Vec<Instance> =
         etcds.iter().map(|it| Instance { healthy: true, ..it.clone() }).collect();
+    // One that does not run is not started on the way back, and not by a boot either.
+    let runs = |place: &Place| {
+        inputs.nodes.iter().any(|node| node.member.node == *place && node.etcd.runs)
+    };
+    let (etcds, idle): (Vec<Instance>, Vec<Instance>) =
+        etcds.into_iter().partition(|instance| runs(&instance.node));
+    let idle = idle.into_iter().filter_map(|instance| match instance.how {
+        How::BootUnit { unit } => Some(Step::Enable { node: instance.node, unit, enabled: false }),
+        _ => None,
+    });
+    let idle: Vec<Step> = idle.collect();
 
     let mut stage = |at_once: u32, steps: Vec<Step>| {
         if !steps.is_empty() {
@@ -167,14 +170,15 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
     }
     let (backup, built) = (inputs.backup.clone(), members.clone());
     stage(1, vec![Step::BuildData { backup, cluster: cluster.clone(), members: built }]);
-    stage(AT_ONCE, enables(false));
+    stage(AT_ONCE, idle);
     if !api_servers.is_empty() {
         let instances = api_servers.clone();
         stage(1, vec![Step::Stop { service: Service::ApiServer, instances }]);
     }
-    stage(1, vec![Step::Stop { service: Service::Etcd, instances: etcds }]);
+    if !etcds.is_empty() {
+        stage(1, vec![Step::Stop { service: Service::Etcd, instances: etcds }]);
+    }
     stage(1, vec![Step::SwapData { members: members.clone() }]);
-    stage(AT_ONCE, enables(true));
     stage(1, vec![Step::Start { service: Service::Etcd, instances: started }]);
     stage(1, vec![Step::CheckData { cluster: cluster.id, members, revision }]);
     if !api_servers.is_empty() {

@@ -229,15 +229,20 @@ fn ports(urls: &[String]) -> Vec<u16> {
 
 fn running(runs: &Runs, service: Service, ports: Vec<u16>) -> Option<Running> {
     match runs {
-        Runs::Unit { unit, active, enabled, .. } => Some(Running {
-            how: How::Unit { unit: unit.clone() },
-            healthy: active == "active",
-            enabled: (enabled == "enabled").then(|| unit.clone()),
-        }),
+        Runs::Unit { unit, active, enabled, .. } => {
+            let unit = unit.clone();
+            let how = match enabled.as_str() {
+                "enabled" => How::BootUnit { unit },
+                _ => How::Unit { unit },
+            };
+            let runs = !matches!(active.as_str(), "inactive" | "failed");
+            Some(Running { how, runs, healthy: active == "active" })
+        }
         Runs::StaticPod { manifest, container, .. } => Some(Running {
             how: How::Pod { manifest: manifest.clone(), aside: PathBuf::new(), ports },
+            // The kubelet sees to that.
+            runs: true,
             healthy: container.as_ref().is_some_and(|it| it.running && it.name == service.name()),
-            enabled: None,
         }),
         Runs::Process => None,
     }

@@ -35,7 +35,9 @@ pub struct Vaulted {
     pub nodes: BTreeMap<String, Arc<dyn Node>>,
     /// The cluster.
     pub cluster: ClusterName,
-    /// How members are reached, to be described.
+    /// Connects to the members, to be described and asked.
+    pub connector: Connector,
+    /// How they are reached.
     pub connection: ConnectionSettings,
     /// What is stored of nodes.
     pub options: SaveOptions,
@@ -51,6 +53,7 @@ impl Vaulted {
         repository: Arc<Repository>,
         nodes: BTreeMap<String, Arc<dyn Node>>,
         cluster: &str,
+        connector: Connector,
         connection: ConnectionSettings,
         options: SaveOptions,
         events: Events,
@@ -58,7 +61,7 @@ impl Vaulted {
         let cluster = ClusterName::new(cluster)
             .map_err(|error| Failure::new(FailureKind::Error, error.to_string()))?;
         let indexes = tokio::sync::Mutex::default();
-        Ok(Self { repository, nodes, cluster, connection, options, events, indexes })
+        Ok(Self { repository, nodes, cluster, connector, connection, options, events, indexes })
     }
 }
 
@@ -95,11 +98,11 @@ impl Contents for Vaulted {
     }
 
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure> {
-        reached::members(&Connector::new(&self.connection)?, &self.connection, revision).await
+        reached::members(&self.connector, &self.connection, revision).await
     }
 
     async fn write(&self) -> Result<(), Failure> {
-        reached::write(&Connector::new(&self.connection)?, &self.connection).await
+        reached::write(&self.connector, &self.connection).await
     }
 
     async fn save(&self, nodes: &[Place], plan: PlanId, data: bool) -> Result<String, Failure> {
@@ -107,13 +110,13 @@ impl Contents for Vaulted {
         let named: Vec<Arc<dyn Node>> = named.collect();
         let labels = BTreeMap::from([(LABEL.to_owned(), plan.to_string())]);
         let (repository, cluster) = (self.repository.clone(), self.cluster.clone());
-        let (connection, options) = (self.connection.clone(), self.options.clone());
+        let (connector, connection) = (self.connector.clone(), self.connection.clone());
+        let options = self.options.clone();
         let events = self.events.clone();
         // A save keeps to one thread; steps may move between threads.
         let runtime = tokio::runtime::Handle::current();
         let saving = tokio::task::spawn_blocking(move || {
             runtime.block_on(async {
-                let connector = Connector::new(&connection)?;
                 if data && observe_cluster(&connector, &connection).await.is_some() {
                     // A running cluster: its data is one snapshot, as of any backup.
                     let options = BackupOptions {

@@ -20,6 +20,8 @@ const STEADY: Duration = Duration::from_secs(8);
 const SETTLED: Duration = Duration::from_secs(90);
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_secs(1);
+/// systemd making a link or removing one.
+const ENABLE: Duration = Duration::from_secs(60);
 /// systemd reading all units.
 const RELOAD: Duration = Duration::from_secs(60);
 
@@ -62,6 +64,16 @@ pub(super) async fn state(
                 _ => State::Stopped,
             })
         }
+        How::BootUnit { unit } => {
+            let found = node.unit(unit).await.map_err(failed)?;
+            let enabled = found.is_some_and(|unit| unit.file_state == "enabled");
+            let plain = How::Unit { unit: unit.clone() };
+            Ok(match Box::pin(state(node, service, &plain)).await? {
+                State::Runs if enabled => State::Runs,
+                State::Stopped if !enabled => State::Stopped,
+                _ => State::Between,
+            })
+        }
         How::Pod { manifest, aside, ports } => {
             let there = node.stat(manifest).await.map_err(failed)?.is_some();
             let out = node.stat(aside).await.map_err(failed)?.is_some();
@@ -96,6 +108,11 @@ pub(super) async fn stop(
             context.waits(format!("{unit} on {} to stop", node.name()), STOP);
             node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)
         }
+        How::BootUnit { unit } => {
+            node.unit_do(unit, UnitAction::Disable, ENABLE).await.map_err(failed)?;
+            let plain = How::Unit { unit: unit.clone() };
+            Box::pin(stop(node, context, service, &plain)).await
+        }
         How::Pod { manifest, aside, ports } => {
             let pod = pod(service, manifest, aside, ports);
             let mut tell = |waiting: &Waiting| context.progress(waiting.to_string());
@@ -127,6 +144,11 @@ pub(super) async fn start(
             }
             context.waits(format!("{unit} on {} to be ready", node.name()), START);
             node.unit_do(unit, UnitAction::Start, START).await.map_err(failed)
+        }
+        How::BootUnit { unit } => {
+            node.unit_do(unit, UnitAction::Enable, ENABLE).await.map_err(failed)?;
+            let plain = How::Unit { unit: unit.clone() };
+            Box::pin(start(node, context, service, &plain)).await
         }
         How::Pod { manifest, aside, ports } => {
             let pod = pod(service, manifest, aside, ports);
@@ -205,6 +227,10 @@ pub(super) fn shell(instance: &Instance, stop: bool) -> Command {
         How::Unit { unit } => {
             let verb = if stop { "stop" } else { "start" };
             Command::new(node, ["systemctl", verb, unit])
+        }
+        How::BootUnit { unit } => {
+            let verb = if stop { "disable" } else { "enable" };
+            Command::new(node, ["systemctl", verb, "--now", unit])
         }
         How::Pod { manifest, aside, .. } => {
             let (from, to) = if stop { (manifest, aside) } else { (aside, manifest) };
