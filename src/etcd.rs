@@ -5,6 +5,7 @@ pub mod client;
 pub mod cluster;
 pub mod discovery;
 pub mod error;
+mod lease;
 pub mod snapshot;
 mod tls;
 pub mod v2;

@@ -6,7 +6,7 @@
 //! - a change is durable when its call returns, or it has not happened;
 //! - nothing is followed through a symbolic link in the last part of a path;
 //! - a name that exists is never replaced, except the content of a file by
-//!   [`Node::write`] when it was asked to replace it;
+//!   [`Node::write`] and a link by [`Node::make_link`] when they were asked to;
 //! - every call ends within its deadline, and a node that was lost is told from
 //!   one that is slow ([`NodeErrorKind`]).
 //!
@@ -17,6 +17,7 @@ pub mod archive;
 pub mod error;
 pub mod kubelet;
 pub mod local;
+mod member;
 pub mod remote;
 pub mod sim;
 pub mod ssh;
@@ -33,9 +34,9 @@ use futures_util::stream::BoxStream;
 
 pub use error::{NodeError, NodeErrorKind};
 pub use types::{
-    Attributes, Container, ContainerQuery, Entry, Facts, FileContent, FileKind, Listener, Mount,
-    NodeName, Process, ProcessQuery, Reach, Space, TreeDigest, TreeSpec, Unit, UnitAction,
-    WriteHow, WriteLike,
+    Attributes, BuiltMember, Container, ContainerQuery, Entry, Facts, FileContent, FileKind,
+    LinkHow, Listener, MemberSpec, Mount, NodeName, Process, ProcessQuery, Reach, SetHow, Space,
+    SpecHash, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
 
 /// A stream of bytes from or to a node.
@@ -65,9 +66,24 @@ pub trait Node: fmt::Debug + Send + Sync {
     async fn rename(&self, from: &Path, to: &Path) -> Result<(), NodeError>;
     /// Creates one directory whose parent exists.
     async fn make_dir(&self, path: &Path, like: WriteLike) -> Result<(), NodeError>;
+    /// Makes a symbolic link, or one that leads elsewhere in the place of one, by a
+    /// rename: at no time is there none. Where it leads is not looked at.
+    async fn make_link(&self, path: &Path, how: LinkHow) -> Result<(), NodeError>;
+    /// Sets owner, group, mode and extended attributes of a regular file or directory
+    /// that is there, and its time. A link is refused, not followed. It can be seen
+    /// half done.
+    async fn set(&self, path: &Path, how: SetHow) -> Result<(), NodeError>;
     /// Removes a regular file whose SHA-256 is `expected`: what this program wrote
     /// itself and nobody changed since. Data is renamed aside, never removed.
     async fn remove_own(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError>;
+    /// Removes a symbolic link that leads to `target`.
+    async fn remove_link(&self, path: &Path, target: &Path) -> Result<(), NodeError>;
+    /// Removes a directory in which nothing is; [`NodeErrorKind::AlreadyExists`] where
+    /// there is something in it.
+    async fn remove_dir(&self, path: &Path) -> Result<(), NodeError>;
+    /// Removes a tree whose [`Node::digest`] is `expected`: what this program built
+    /// itself and nobody changed since.
+    async fn remove_own_tree(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError>;
     /// A digest over names, kinds, owners, modes, extended attributes, link
     /// targets and contents below `path`, in the order of the names' bytes.
     async fn digest(&self, path: &Path) -> Result<TreeDigest, NodeError>;
@@ -85,6 +101,16 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// Unpacks such a stream below `root`, which must not exist: beside its place,
     /// durable, then renamed. With a failure nothing stands at `root`.
     async fn unpack_tree(&self, root: &Path, tar: ByteStream) -> Result<TreeDigest, NodeError>;
+    /// Builds the `member` directory of a member of etcd at `path`, which must not
+    /// exist, from the stream of a snapshot, which is checked while it is written:
+    /// beside its place, durable, then renamed. With a failure nothing stands at
+    /// `path`.
+    async fn build_member(
+        &self,
+        path: &Path,
+        spec: MemberSpec,
+        snapshot: ByteStream,
+    ) -> Result<BuiltMember, NodeError>;
 
     /// A systemd unit with its drop-ins and state; `None` where systemd does not
     /// know it.

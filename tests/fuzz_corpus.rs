@@ -116,6 +116,16 @@ fn dialect() {
     run("dialect", entry::dialect);
 }
 
+#[test]
+fn journal() {
+    run("journal", entry::journal);
+}
+
+#[test]
+fn plan() {
+    run("plan", entry::plan);
+}
+
 /// A seed that is refused at the first look reaches nothing behind it.
 #[test]
 fn seeds_are_whole() {
@@ -131,5 +141,14 @@ fn seeds_are_whole() {
     }
     for seed in seeds("manifest") {
         vault::manifest::Manifest::parse(&seed).expect("a manifest");
+    }
+    for seed in seeds("journal") {
+        let plan = etcdvault::plan::record::plan_digest(entry::JOURNALED);
+        let found = etcdvault::plan::record::decode(&plan, &seed).expect("records");
+        assert!(found.records.len() > 3, "{}", found.records.len());
+    }
+    for seed in seeds("plan") {
+        etcdvault::plan::Plan::<etcdvault::operation::step::Step>::from_bytes(&seed)
+            .expect("a plan");
     }
 }

@@ -71,6 +71,7 @@ async fn on_an_etcd_host() {
         }
     }
     contract::machine(&node).await;
+    contract::units(&node).await;
 
     let unit = node.unit("etcd.service").await.unwrap().unwrap();
     assert_eq!((unit.active_state.as_str(), unit.sub_state.as_str()), ("active", "running"));
@@ -212,6 +213,13 @@ async fn on_a_control_plane() {
 
     let aside = Path::new("/etc/kubernetes/etcdvault-aside");
     node.make_dir(aside, WriteLike::Path(manifests.to_owned())).await.unwrap();
+    let scheduler = StaticPod {
+        manifest: manifests.join("kube-scheduler.yaml"),
+        aside: aside.join("kube-scheduler.yaml"),
+        container: "kube-scheduler".to_owned(),
+        ports: vec![10259],
+    };
+    contract::pods(&node, &scheduler).await;
     let pod = |name: &str, port: u16| StaticPod {
         manifest: manifests.join(format!("{name}.yaml")),
         aside: aside.join(format!("{name}.yaml")),

@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use etcdvault::event::Events;
 use etcdvault::node::sim::{SimNet, SimNode, Trouble, When};
+use etcdvault::node::static_pod::StaticPod;
 use etcdvault::node::{
     Attributes, Node, NodeError, NodeErrorKind, NodeName, UnitAction, WriteHow, WriteLike,
 };
@@ -678,6 +679,32 @@ async fn a_simulated_node_passes_the_contract_of_nodes() {
     node_contract::files(&node, Path::new("/srv/files")).await;
     node_contract::trees(&node, Path::new("/srv/trees")).await;
     node_contract::machine(&node).await;
+    node_contract::units(&node).await;
+}
+
+/// And a simulated kubelet.
+#[tokio::test(start_paused = true)]
+async fn a_simulated_kubelet_passes_the_contract_of_nodes() {
+    let net = SimNet::new();
+    let node = net.add(&NodeName::new("k1").unwrap());
+    let pod = StaticPod {
+        manifest: "/etc/kubernetes/manifests/kube-scheduler.yaml".into(),
+        aside: "/etc/kubernetes/aside/kube-scheduler.yaml".into(),
+        container: "kube-scheduler".into(),
+        ports: vec![10259],
+    };
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: kube-scheduler\n  namespace: \
+                    kube-system\nspec:\n  containers:\n  - command:\n    - kube-scheduler\n    - \
+                    --leader-elect=true\n    image: registry/kube-scheduler:1\n    name: \
+                    kube-scheduler\n";
+    node.dir("/etc/kubernetes/aside").kubelet();
+    node.file(pod.manifest.to_str().unwrap(), manifest, 0, 0o600);
+    let begun = tokio::time::Instant::now();
+    while !node.runs("kube-scheduler") {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the pod does not come up");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    node_contract::pods(&node, &pod).await;
 }
 
 #[test]

@@ -14,12 +14,12 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use etcdvault::node::sim::{SimNet, SimNode, Trouble};
-use etcdvault::node::{Node, NodeErrorKind, NodeName};
+use etcdvault::node::{ByteStream, FileKind, Node, NodeErrorKind, NodeName};
 use etcdvault::operation::Failure;
 use etcdvault::operation::returning::planner::{self, Inputs, NodeInput};
 use etcdvault::operation::state::describe::{Description, Program, Runs, UnitSeen};
 use etcdvault::operation::state::index::{Archive, File, Kind, NodeIndex};
-use etcdvault::operation::step::{Contents, Step, World};
+use etcdvault::operation::step::{Contents, MemberAnswer, Step, World};
 use etcdvault::plan::{Place, Plan, PlanId, table};
 use plan_matrix::{Case, Then};
 use vault::digest::Sha256;
@@ -28,29 +28,40 @@ use vault::manifest::FormatVersion;
 const STATE: &str = "01JD2Y6Q000000000000000000";
 const ID: &str = "01JD3A00000000000000000000";
 const SECRET: &str = "geheim";
+/// When everything in a state was last changed.
+const TIME: i64 = 1_700_000_000_000_000_000;
+/// When simulations begin.
+const NOW: i64 = 1_795_219_200_000_000_000;
 
-/// A file of a node: path, text, owner, mode. No text: a directory.
+/// A file of a node: path, text, owner, mode. No text: a directory; with the mode
+/// [`LINK`] a link to the text.
 type Line = (&'static str, Option<String>, u32, u32);
+
+const LINK: u32 = 0o120_777;
 
 fn line(path: &'static str, text: impl Into<String>, owner: u32, mode: u32) -> Line {
     (path, Some(text.into()), owner, mode)
 }
 
-fn index(node: &str, description: Description, lines: &[Line]) -> NodeIndex {
+fn index(node: &str, description: Description, lines: &[Line], time: i64) -> NodeIndex {
     let mut files: Vec<File> = lines
         .iter()
         .map(|(path, text, owner, mode)| File {
             path: (*path).to_owned(),
-            kind: if text.is_some() { Kind::File } else { Kind::Directory },
-            mode: *mode,
+            kind: match text {
+                Some(_) if *mode == LINK => Kind::Symlink,
+                Some(_) => Kind::File,
+                None => Kind::Directory,
+            },
+            mode: *mode & 0o7777,
             uid: *owner,
             gid: *owner,
             owner: String::new(),
             group: String::new(),
-            modified: (0, 0),
+            modified: (time / 1_000_000_000, 0),
             size: text.as_ref().map_or(0, |text| text.len() as u64),
-            sha256: text.as_ref().map(|text| Sha256::of(text.as_bytes())),
-            target: None,
+            sha256: text.as_ref().filter(|_| *mode != LINK).map(|text| Sha256::of(text.as_bytes())),
+            target: text.clone().filter(|_| *mode == LINK),
             xattrs: BTreeMap::new(),
             content_at: None,
             changed: false,
@@ -81,7 +92,7 @@ impl Contents for Stored {
         Ok(self.files[&(node.to_owned(), path.to_owned())].clone())
     }
 
-    async fn save(&self, nodes: &[Place], plan: PlanId) -> Result<String, Failure> {
+    async fn save(&self, nodes: &[Place], plan: PlanId, _: bool) -> Result<String, Failure> {
         assert!(!nodes.is_empty());
         let id = format!("saved-for-{plan}");
         self.saved.lock().unwrap().insert(plan, id.clone());
@@ -90,6 +101,18 @@ impl Contents for Stored {
 
     async fn saved(&self, plan: PlanId) -> Result<Option<String>, Failure> {
         Ok(self.saved.lock().unwrap().get(&plan).cloned())
+    }
+
+    async fn snapshot(&self, backup: &str, _: &NodeName) -> Result<ByteStream, Failure> {
+        panic!("{backup} has no data")
+    }
+
+    async fn members(&self, _: i64) -> Result<Vec<MemberAnswer>, Failure> {
+        panic!("no member is asked")
+    }
+
+    async fn write(&self) -> Result<(), Failure> {
+        panic!("nothing is written")
     }
 }
 
@@ -119,6 +142,7 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
         node.owned_dir("/var/lib/etcd", 7, 0o700);
         for (path, text, owner, mode) in &is.1 {
             match text {
+                Some(text) if *mode == LINK => node.link(path, text).chown(path, *owner, 0o777),
                 Some(text) => node.file(path, text, *owner, *mode),
                 None => node.owned_dir(path, *owner, *mode),
             };
@@ -131,6 +155,10 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
         }
         if pods {
             node.kubelet();
+            let wants = "/etc/systemd/system/multi-user.target.wants/kubelet.service";
+            if is.0.units.contains_key("kubelet.service") {
+                node.link(wants, "../kubelet.service");
+            }
         } else {
             node.link(
                 "/etc/systemd/system/multi-user.target.wants/etcd.service",
@@ -140,8 +168,8 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
         node.power_off().power_on();
         inputs.push(NodeInput {
             node: place(name),
-            state: index(name, was.0, &was.1),
-            now: index(name, is.0, &is.1),
+            state: index(name, was.0, &was.1, TIME),
+            now: index(name, is.0, &is.1, NOW),
             used: BTreeMap::new(),
         });
         nodes.insert(name.to_owned(), Arc::new(node) as Arc<dyn Node>);
@@ -259,6 +287,73 @@ fn pods() -> Case<Step, World> {
     case(vec![Setup { name: "k1", was: (plane(), was), is: (plane(), is) }], true)
 }
 
+/// One node on which a thing of every kind stands where another one was.
+fn kinds() -> Case<Step, World> {
+    let all = |more: Vec<Line>| {
+        let mut lines = vec![
+            line("/etc/systemd/system/etcd.service", UNIT, 0, 0o644),
+            line("/etc/default/etcd", environment(""), 0, 0o640),
+            line("/etc/etcd/same", "another time", 0, 0o640),
+        ];
+        lines.extend(more);
+        lines
+    };
+    let was = all(vec![
+        ("/etc/etcd", None, 7, 0o750),
+        line("/etc/etcd/current", "server-1.crt", 7, LINK),
+        line("/etc/etcd/new", "../nowhere/at all", 0, LINK),
+        line("/etc/etcd/file-to-link", "server-1.crt", 0, LINK),
+        line("/etc/etcd/link-to-file", SECRET, 7, 0o600),
+        ("/etc/etcd/file-to-dir", None, 7, 0o711),
+        line("/etc/etcd/file-to-dir/in", "in", 7, 0o600),
+        line("/etc/etcd/dir-to-file", SECRET, 7, 0o600),
+        ("/etc/etcd/link-to-dir", None, 0, 0o755),
+        line("/etc/etcd/dir-to-link", "current", 0, LINK),
+    ]);
+    let is = all(vec![
+        ("/etc/etcd", None, 0, 0o777),
+        line("/etc/etcd/current", "server-2.crt", 0, LINK),
+        line("/etc/etcd/file-to-link", "copy", 0, 0o644),
+        line("/etc/etcd/link-to-file", "/root/elsewhere", 0, LINK),
+        line("/etc/etcd/file-to-dir", "a file", 0, 0o644),
+        ("/etc/etcd/dir-to-file", None, 0, 0o755),
+        line("/etc/etcd/dir-to-file/in", "in", 7, 0o600),
+        line("/etc/etcd/link-to-dir", "file-to-dir", 7, LINK),
+        ("/etc/etcd/dir-to-link", None, 0, 0o700),
+        line("/etc/etcd/odd", "/etc/passwd", 0, LINK),
+        ("/etc/etcd/odd.d", None, 7, 0o750),
+    ]);
+    case(vec![Setup { name: "k1", was: (unit(true), was), is: (unit(true), is) }], false)
+}
+
+/// A control plane whose kubelet is a unit: its configuration and etcd's manifest were
+/// edited.
+fn kubelet() -> Case<Step, World> {
+    let about = || {
+        let mut about = plane();
+        let seen = UnitSeen { active: "active".into(), enabled: "enabled".into() };
+        about.units = [("kubelet.service".to_owned(), seen)].into();
+        about
+    };
+    let lines = |config: &str, more: &str| {
+        let etcd = format!("    - --data-dir=/var/lib/etcd/data\n{more}");
+        vec![
+            line(
+                "/etc/systemd/system/kubelet.service",
+                "[Service]\nExecStart=/usr/bin/kubelet\n",
+                0,
+                0o644,
+            ),
+            line(ETCD, manifest("etcd", &etcd), 0, 0o600),
+            line(API, manifest("kube-apiserver", "    - --secure-port=6443\n"), 0, 0o600),
+            line("/var/lib/kubelet/config.yaml", config, 0, 0o600),
+        ]
+    };
+    let was = (about(), lines("kind: KubeletConfiguration\n", ""));
+    let is = (about(), lines("kind: KubeletConfiguration\nodd: 1\n", "    - --name=odd\n"));
+    case(vec![Setup { name: "k1", was, is }], true)
+}
+
 fn texts(plan: &Plan<Step>) -> Vec<String> {
     let row = |row: &table::Row| {
         let nodes: Vec<&str> = row.nodes.iter().map(Place::as_str).collect();
@@ -331,6 +426,83 @@ async fn a_control_plane_is_stopped_from_above_and_started_from_below() {
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
+/// Directories with their owner and mode, links, and what is of another kind than it
+/// was, all with the times of the state.
+#[tokio::test(start_paused = true)]
+async fn a_thing_of_any_kind_is_returned() {
+    let case = kinds();
+    let texts = texts(&case.plan);
+    assert_eq!(
+        texts[2],
+        "3 k1: set files as in the state: 5 written, 4 linked, 1 owner or mode, 3 set aside"
+    );
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    let node = sim(&case.net, "k1");
+    let at = async |name: &str| {
+        let entry = node.stat(&std::path::Path::new("/etc/etcd").join(name)).await.unwrap();
+        entry.map(|entry| {
+            let owner = entry.attributes.uid;
+            let target = entry.target.map(|target| target.display().to_string());
+            (entry.kind, owner, entry.attributes.mode, target, entry.modified)
+        })
+    };
+    let link = |owner: u32, to: &str| {
+        Some((FileKind::Symlink, owner, 0o777, Some(to.to_owned()), i128::from(TIME)))
+    };
+    let file = |owner: u32, mode: u32| Some((FileKind::File, owner, mode, None, i128::from(TIME)));
+    assert_eq!(at("current").await, link(7, "server-1.crt"));
+    assert_eq!(at("new").await, link(0, "../nowhere/at all"));
+    assert_eq!(at("file-to-link").await, link(0, "server-1.crt"));
+    assert_eq!(at("dir-to-link").await, link(0, "current"));
+    assert_eq!(at("link-to-file").await, file(7, 0o600));
+    assert_eq!(at("dir-to-file").await, file(7, 0o600));
+    assert_eq!(at("file-to-dir/in").await, file(7, 0o600));
+    assert_eq!(at("same").await, file(0, 0o640));
+    for (name, owner, mode) in
+        [("", 7, 0o750), ("file-to-dir", 7, 0o711), ("link-to-dir", 0, 0o755)]
+    {
+        let wanted = Some((FileKind::Directory, owner, mode, None, i128::from(TIME)));
+        assert_eq!(at(name).await, wanted, "{name}");
+    }
+    assert_eq!((at("odd").await, at("odd.d").await), (None, None));
+    // Nothing that a link leads to was touched.
+    assert_eq!(node.stat("/etc/etcd/server-1.crt".as_ref()).await.unwrap(), None);
+}
+
+/// The kubelet is stopped last and started first: it stops and starts the others.
+#[tokio::test(start_paused = true)]
+async fn the_kubelet_reads_its_files_again() {
+    let case = kubelet();
+    let what: Vec<String> =
+        texts(&case.plan).iter().map(|row| row.split(';').next().unwrap().to_owned()).collect();
+    assert_eq!(
+        what,
+        [
+            "1 k1: save the present state to the vault",
+            "2 k1: stop etcd",
+            "3 k1: stop kubelet",
+            "4 k1: set files as in the state: 2 written",
+            "5 k1: start kubelet",
+            "6 k1: start etcd",
+            "7 k1: compare 2 files with the state",
+        ]
+    );
+    let node = sim(&case.net, "k1");
+    let run = async || node.unit("kubelet.service").await.unwrap().unwrap();
+    let before = run().await;
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    let after = run().await;
+    assert_eq!(after.active_state, "active");
+    assert_ne!(after.invocation, before.invocation);
+    // Also on the way back it runs with the files that are there then.
+    let report = case.plain().rollback::<Step>(case.plan.id).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    assert_ne!(run().await.invocation, after.invocation);
+    assert!(node.text("/var/lib/kubelet/config.yaml").unwrap().contains("odd"));
+}
+
 /// A file that somebody changed after the plan was made is not written over.
 #[tokio::test(start_paused = true)]
 async fn what_somebody_changed_meanwhile_is_not_written_over() {
@@ -344,8 +516,8 @@ async fn what_somebody_changed_meanwhile_is_not_written_over() {
 
 #[tokio::test(start_paused = true)]
 async fn units_and_pods_pass_each_step_twice_and_ctrl_c() {
-    for build in [units, pods] {
-        assert!(plan_matrix::each_step_twice(&build).await.unwrap() >= 7);
+    for build in [units, pods, kinds, kubelet] {
+        assert!(plan_matrix::each_step_twice(&build).await.unwrap() >= 5);
         for then in [Then::Resume, Then::RollBack] {
             for presses in [1, 2] {
                 plan_matrix::stop_at_each_step(&build, presses, then).await.unwrap();
@@ -395,8 +567,30 @@ async fn pods_cut_off_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn kinds_killed_at_each_call() {
+    troubled(kinds, Trouble::Freeze).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_failed_at_each_call() {
+    troubled(kinds, Trouble::Fail(NodeErrorKind::Other)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kinds_cut_off_at_each_call() {
+    troubled(kinds, Trouble::Cut).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kubelet_killed_failed_and_cut_off_at_each_call() {
+    for trouble in [Trouble::Freeze, Trouble::Fail(NodeErrorKind::Other), Trouble::Cut] {
+        troubled(kubelet, trouble).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rollback_killed_at_each_call() {
-    for build in [units, pods] {
+    for build in [units, pods, kinds, kubelet] {
         for then in [Then::RollBack, Then::Resume] {
             let count = plan_matrix::rollback_killed_at_each_call(&build, then).await.unwrap();
             assert!(count > 100, "only {count} cases");
@@ -407,8 +601,8 @@ async fn a_rollback_killed_at_each_call() {
 /// What cannot be brought back by files is named.
 #[test]
 fn another_topology_is_named() {
-    let was = index("k1", plane(), &[]);
-    let is = index("k1", unit(true), &[]);
+    let was = index("k1", plane(), &[], TIME);
+    let is = index("k1", unit(true), &[], TIME);
     let drift = planner::drift(&was, &is);
     let wanted = "k1: etcd was embedded, in a static pod, and is external, in a unit";
     assert_eq!(drift, [wanted]);
@@ -419,7 +613,7 @@ fn another_topology_is_named() {
         let etcd = about.etcd.as_mut().unwrap();
         let url = format!("http://{address}:2379");
         etcd.options.insert("advertise-client-urls".into(), url);
-        index("k1", about, &[])
+        index("k1", about, &[], TIME)
     };
     let drift = planner::drift(&moved("10.0.0.1"), &moved("10.0.0.2"));
     assert_eq!(drift, ["k1: it has no address 10.0.0.1 any more"]);

@@ -152,3 +152,50 @@ pub(crate) fn manifest(bytes: &[u8]) {
 pub(crate) fn dialect(bytes: &[u8]) {
     etcdvault::dialect::fuzz(bytes);
 }
+
+/// The plan to which the seeds of `journal` are bound.
+pub(crate) const JOURNALED: &[u8] = b"the plan of the seeds\n";
+
+/// A journal's records: what is read is what was written up to a torn tail, and a
+/// writer can go on behind it.
+pub(crate) fn journal(bytes: &[u8]) {
+    use etcdvault::plan::record::{
+        Entry, MAX_RECORDS, Record, Sequence, decode, encode, plan_digest,
+    };
+    let plan = plan_digest(JOURNALED);
+    let Ok(found) = decode(&plan, bytes) else { return };
+    assert!(found.end <= bytes.len(), "it ends where there is something");
+    let whole = &bytes[..found.end];
+    assert_eq!(decode(&plan, whole).as_ref(), Ok(&found), "the tail is no part of it");
+    let Some(last) = found.records.last() else { return };
+    let Some(run) = last.sequence.run.checked_add(1) else { return };
+    let next = Record {
+        sequence: Sequence { run, number: 1 },
+        time: last.time,
+        tool: "fuzz".to_owned(),
+        entry: Entry::Stopped,
+    };
+    let (more, chain) = encode(&found.chain, &next).expect("a small record");
+    let longer = [whole, &more].concat();
+    if longer.len() <= MAX_RECORDS {
+        let again = decode(&plan, &longer).expect("what was read and what was added");
+        assert_eq!((again.records.len(), again.chain), (found.records.len() + 1, chain));
+        assert_eq!(again.records.last(), Some(&next));
+    }
+}
+
+/// A plan out of a journal: what is taken is well formed, reads the same when it is
+/// written again, and can be shown.
+pub(crate) fn plan(bytes: &[u8]) {
+    use etcdvault::operation::step::Step;
+    use etcdvault::plan::{Plan, PlanHead, shell, table};
+    let Ok(plan) = Plan::<Step>::from_bytes(bytes) else { return };
+    let head = PlanHead::from_bytes(bytes).expect("the head of what was read whole");
+    assert_eq!((&head.id, &head.cluster, &head.nodes), (&plan.id, &plan.cluster, &plan.nodes));
+    // Written with other spaces it may be too large.
+    if let Ok(again) = plan.to_bytes() {
+        assert_eq!(Plan::<Step>::from_bytes(&again).expect("what was written"), plan);
+    }
+    assert!(!table::rows(&plan).is_empty(), "a plan has steps");
+    assert!(shell::as_shell(&plan).lines().all(|line| !line.contains('\0')));
+}

@@ -33,8 +33,13 @@ use crate::types::ConnectionSettings;
 /// Shows a plan first: services whose files differ are stopped, files are set with their
 /// owners and modes, what the state did not have is set aside, services are started and
 /// checked. The present state is stored before, and can be returned to in the same way.
-/// Data is never touched. A plan that was stopped or killed goes on with `resume`, and
-/// back with `rollback`, also from another machine.
+/// A plan that was stopped or killed goes on with `resume`, and back with `rollback`, also
+/// from another machine.
+///
+/// Data is left alone, or with --only data returned as a whole: the directory of every
+/// member is built from the snapshot in the state beside the present one, all members are
+/// stopped, directories are renamed, all are started and compared. Never one member's data
+/// alone.
 ///
 /// latest is the newest state that was saved on purpose: those that plans store before
 /// they change nodes are named by their ids.
@@ -94,7 +99,7 @@ pub(crate) struct StateReturnArgs {
 pub(crate) enum Only {
     /// Files of configuration
     Config,
-    /// Data directories: refused, as this version cannot return them safely
+    /// The data of all members, built from the snapshot of the state
     Data,
 }
 
@@ -193,9 +198,19 @@ async fn prepare(
         keepers: keepers.iter().map(|node| node.name().clone()).collect(),
         look: look.clone(),
     };
-    let planning =
-        returning::prepare(&repository, &backup, &nodes, &connector, &settings, &options);
-    let planned = output.waiting("looking", planning).await?;
+    let planned = match args.only {
+        Only::Config => {
+            let planning =
+                returning::prepare(&repository, &backup, &nodes, &connector, &settings, &options);
+            output.waiting("looking", planning).await?
+        }
+        Only::Data => {
+            let planning = returning::looked::prepare_data(
+                &backup, &nodes, &connector, &settings, &options,
+            );
+            output.waiting("looking", planning).await?
+        }
+    };
     nodes.append(&mut keepers);
     Ok(Prepared { repository, nodes, settings, connector, look, planned })
 }
@@ -206,14 +221,6 @@ pub(crate) async fn run(
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {
-    if args.only == Only::Data {
-        return Err(Failure::new(
-            FailureKind::Error,
-            "nothing was returned: this version does not return data directories",
-        )
-        .state("everything is as it was")
-        .hint("a cluster's data is built from a snapshot: etcdvault restore data-dir"));
-    }
     let halt = Halt::listen()?;
     let prepared = halt.or(prepare(&args, output, setup)).await?;
     let Prepared { repository, nodes, settings, connector, look, planned } = prepared;

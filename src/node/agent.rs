@@ -229,8 +229,19 @@ impl Service {
             Call::MakeDir { path, like } => {
                 self.value("make directory", &node.make_dir(&path, like).await?)
             }
+            Call::MakeLink { path, how } => {
+                self.value("make link", &node.make_link(&path, how).await?)
+            }
+            Call::Set { path, how } => self.value("set", &node.set(&path, how).await?),
             Call::RemoveOwn { path, expected } => {
                 self.value("remove", &node.remove_own(&path, expected).await?)
+            }
+            Call::RemoveLink { path, target } => {
+                self.value("remove", &node.remove_link(&path, &target).await?)
+            }
+            Call::RemoveDir { path } => self.value("remove", &node.remove_dir(&path).await?),
+            Call::RemoveOwnTree { path, expected } => {
+                self.value("remove", &node.remove_own_tree(&path, expected).await?)
             }
             Call::Digest { path } => self.value("digest", &node.digest(&path).await?),
             Call::Space { path } => self.value("space", &node.space(&path).await?),
@@ -242,6 +253,10 @@ impl Service {
             Call::UnpackTree { root } => {
                 let tar = incoming(self.name.clone(), "unpack the tree", body);
                 self.value("unpack", &node.unpack_tree(&root, tar).await?)
+            }
+            Call::BuildMember { path, spec } => {
+                let snapshot = incoming(self.name.clone(), "build the member", body);
+                self.value("build", &node.build_member(&path, spec, snapshot).await?)
             }
             Call::Unit { name } => self.value("unit", &node.unit(&name).await?),
             Call::Units { glob } => self.value("units", &node.units(&glob).await?),

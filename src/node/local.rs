@@ -6,11 +6,13 @@
 //! that hangs cannot be taken back; a tree that is being unpacked is removed.
 
 mod at;
+mod build;
 mod cri;
 mod digest;
 mod facts;
 mod fault;
 mod file;
+mod link;
 mod mount;
 mod owner;
 mod process;
@@ -23,7 +25,7 @@ mod temporary;
 mod unpack;
 mod walk;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,9 +33,9 @@ use async_trait::async_trait;
 
 use super::kubelet::Kubelet;
 use super::{
-    ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, Listener, Mount, Node,
-    NodeError, NodeErrorKind, NodeName, Process, ProcessQuery, Reach, Space, TreeDigest, TreeSpec,
-    Unit, UnitAction, WriteHow, WriteLike,
+    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, LinkHow,
+    Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName, Process, ProcessQuery,
+    Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
 use fault::{Fault, Task};
 
@@ -93,6 +95,23 @@ impl LocalNode {
             }
         };
         done.map_err(|fault| fault.of(&self.name, &act))
+    }
+
+    /// Runs `work` on a thread over what `source` gives.
+    async fn taking<T: Send + 'static>(
+        &self,
+        act: String,
+        source: ByteStream,
+        work: impl FnOnce(stream::Fed, &Task) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, NodeError> {
+        let task = Arc::<Task>::default();
+        let (fed, feed) = stream::fed(source, self.deadline, Arc::clone(&task));
+        let work = self.long(act, task, move |task| work(fed, task));
+        tokio::pin!(work, feed);
+        tokio::select! {
+            done = &mut work => done,
+            () = &mut feed => work.await,
+        }
     }
 
     /// The container runtime that the kubelet uses.
@@ -166,9 +185,35 @@ impl Node for LocalNode {
         self.short(act, move || file::make_dir(&path, &like)).await
     }
 
+    async fn make_link(&self, path: &Path, how: LinkHow) -> Result<(), NodeError> {
+        let (act, path) = (shown("make the link", path), path.to_owned());
+        self.short(act, move || link::make(&path, &how)).await
+    }
+
+    async fn set(&self, path: &Path, how: SetHow) -> Result<(), NodeError> {
+        let (act, path) = (shown("set the owner and mode of", path), path.to_owned());
+        self.short(act, move || file::set(&path, &how)).await
+    }
+
     async fn remove_own(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError> {
         let (act, path) = (shown("remove", path), path.to_owned());
         self.short(act, move || file::remove_own(&path, expected)).await
+    }
+
+    async fn remove_link(&self, path: &Path, target: &Path) -> Result<(), NodeError> {
+        let (act, path, target) = (shown("remove", path), path.to_owned(), target.to_owned());
+        self.short(act, move || link::remove(&path, &target)).await
+    }
+
+    async fn remove_dir(&self, path: &Path) -> Result<(), NodeError> {
+        let (act, path) = (shown("remove the directory", path), path.to_owned());
+        self.short(act, move || file::remove_dir(&path)).await
+    }
+
+    async fn remove_own_tree(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError> {
+        let (act, path) = (shown("remove the tree", path), path.to_owned());
+        let work = move |task: &Task| digest::remove_own_tree(&path, expected, task);
+        self.long(act, Arc::default(), work).await
     }
 
     async fn digest(&self, path: &Path) -> Result<TreeDigest, NodeError> {
@@ -193,15 +238,20 @@ impl Node for LocalNode {
     }
 
     async fn unpack_tree(&self, root: &Path, tar: ByteStream) -> Result<TreeDigest, NodeError> {
-        let (act, root): (String, PathBuf) = (shown("unpack", root), root.to_owned());
-        let task = Arc::<Task>::default();
-        let (fed, feed) = stream::fed(tar, self.deadline, Arc::clone(&task));
-        let work = self.long(act, task, move |task| unpack::unpack(&root, fed, task));
-        tokio::pin!(work, feed);
-        tokio::select! {
-            done = &mut work => done,
-            () = &mut feed => work.await,
-        }
+        let (act, root) = (shown("unpack", root), root.to_owned());
+        let work = move |fed: stream::Fed, task: &Task| unpack::unpack(&root, fed, task);
+        self.taking(act, tar, work).await
+    }
+
+    async fn build_member(
+        &self,
+        path: &Path,
+        spec: MemberSpec,
+        snapshot: ByteStream,
+    ) -> Result<BuiltMember, NodeError> {
+        let (act, path) = (shown("build the member at", path), path.to_owned());
+        let work = move |fed: stream::Fed, task: &Task| build::build(&path, &spec, fed, task);
+        self.taking(act, snapshot, work).await
     }
 
     async fn unit(&self, name: &str) -> Result<Option<Unit>, NodeError> {

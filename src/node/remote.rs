@@ -33,9 +33,9 @@ use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, Listener, Mount, Node,
-    NodeError, NodeErrorKind, NodeName, Process, ProcessQuery, Reach, Space, TreeDigest, TreeSpec,
-    Unit, UnitAction, WriteHow, WriteLike,
+    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, LinkHow,
+    Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName, Process, ProcessQuery,
+    Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
 use link::Link;
 use preamble::Identity;
@@ -265,6 +265,38 @@ impl RemoteNode {
         .await
     }
 
+    /// A call that is followed by a stream and answered by one value.
+    async fn send<T: DeserializeOwned>(
+        &self,
+        act: &str,
+        call: &Call,
+        source: ByteStream,
+    ) -> Result<T, NodeError> {
+        let upload = Arc::new(Upload::default());
+        let body = upload.clone().frames(source);
+        let node = self.deadlines;
+        let mut answer = self.within(act, node.idle, self.open(act, call, Some(body))).await?;
+        let value = self.value(act, &mut answer);
+        tokio::pin!(value);
+        let mut seen = None;
+        let result = loop {
+            let bound = if upload.finished() { node.bulk } else { node.idle };
+            if let Ok(result) = timeout(bound, &mut value).await {
+                break result;
+            }
+            // Only what the node has not taken counts against it.
+            let now = (upload.moved.load(Ordering::Relaxed), upload.finished());
+            if !upload.waits_for_source() && seen == Some(now) || !self.link.is_up() {
+                break Err(self.late(act, bound).await);
+            }
+            seen = Some(now);
+        };
+        match upload.source_error() {
+            Some(error) => Err(error),
+            None => result,
+        }
+    }
+
     /// A call that is asked and done.
     async fn tell(&self, act: &str, bound: Duration, call: Call) -> Result<(), NodeError> {
         self.ask(act, bound, call, Ok).await
@@ -356,9 +388,34 @@ impl Node for RemoteNode {
         self.tell(&act("make the directory", path), self.deadlines.quick, call).await
     }
 
+    async fn make_link(&self, path: &Path, how: LinkHow) -> Result<(), NodeError> {
+        let call = Call::MakeLink { path: path.to_owned(), how };
+        self.tell(&act("make the link", path), self.deadlines.quick, call).await
+    }
+
+    async fn set(&self, path: &Path, how: SetHow) -> Result<(), NodeError> {
+        let call = Call::Set { path: path.to_owned(), how };
+        self.tell(&act("set the owner and mode of", path), self.deadlines.quick, call).await
+    }
+
     async fn remove_own(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError> {
         let call = Call::RemoveOwn { path: path.to_owned(), expected };
         self.tell(&act("remove", path), self.deadlines.bulk, call).await
+    }
+
+    async fn remove_link(&self, path: &Path, target: &Path) -> Result<(), NodeError> {
+        let call = Call::RemoveLink { path: path.to_owned(), target: target.to_owned() };
+        self.tell(&act("remove the link", path), self.deadlines.quick, call).await
+    }
+
+    async fn remove_dir(&self, path: &Path) -> Result<(), NodeError> {
+        let call = Call::RemoveDir { path: path.to_owned() };
+        self.tell(&act("remove the directory", path), self.deadlines.quick, call).await
+    }
+
+    async fn remove_own_tree(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError> {
+        let call = Call::RemoveOwnTree { path: path.to_owned(), expected };
+        self.tell(&act("remove the tree", path), self.deadlines.tree, call).await
     }
 
     async fn digest(&self, path: &Path) -> Result<TreeDigest, NodeError> {
@@ -403,29 +460,17 @@ impl Node for RemoteNode {
     async fn unpack_tree(&self, root: &Path, tar: ByteStream) -> Result<TreeDigest, NodeError> {
         let act = act("unpack below", root);
         let call = Call::UnpackTree { root: root.to_owned() };
-        let upload = Arc::new(Upload::default());
-        let body = upload.clone().frames(tar);
-        let node = self.deadlines;
-        let mut answer = self.within(&act, node.idle, self.open(&act, &call, Some(body))).await?;
-        let value = self.value(&act, &mut answer);
-        tokio::pin!(value);
-        let mut seen = None;
-        let result = loop {
-            let bound = if upload.finished() { node.bulk } else { node.idle };
-            if let Ok(result) = timeout(bound, &mut value).await {
-                break result;
-            }
-            // Only what the node has not taken counts against it.
-            let now = (upload.moved.load(Ordering::Relaxed), upload.finished());
-            if !upload.waits_for_source() && seen == Some(now) || !self.link.is_up() {
-                break Err(self.late(&act, bound).await);
-            }
-            seen = Some(now);
-        };
-        match upload.source_error() {
-            Some(error) => Err(error),
-            None => result,
-        }
+        self.send(&act, &call, tar).await
+    }
+
+    async fn build_member(
+        &self,
+        path: &Path,
+        spec: MemberSpec,
+        snapshot: ByteStream,
+    ) -> Result<BuiltMember, NodeError> {
+        let call = Call::BuildMember { path: path.to_owned(), spec };
+        self.send(&act("build the member at", path), &call, snapshot).await
     }
 
     async fn unit(&self, name: &str) -> Result<Option<Unit>, NodeError> {

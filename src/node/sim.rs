@@ -14,6 +14,7 @@
 //!
 //! `tests/common/node_contract.rs` holds what real nodes promise against it.
 
+mod build;
 mod files;
 mod machine;
 mod pods;
@@ -36,9 +37,10 @@ use tokio::time::Instant;
 use self::files::{Inode, Tree, plain};
 use self::machine::Machine;
 use super::{
-    Attributes, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, FileKind,
-    Listener, Mount, Node, NodeError, NodeErrorKind, NodeName, Process, ProcessQuery, Reach, Space,
-    TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
+    Attributes, BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent,
+    FileKind, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName,
+    Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
+    WriteLike,
 };
 
 /// 2026-11-21 00:00 UTC: when every simulation begins, in seconds.
@@ -360,6 +362,21 @@ impl SimNode {
         self.with(|machine, _| machine.tree.text(Path::new(path)))
     }
 
+    /// A file's bytes, or `None`.
+    pub fn bytes(&self, path: &str) -> Option<Vec<u8>> {
+        self.with(|machine, _| {
+            let path = machine.tree.resolve(Path::new(path)).ok()?;
+            let inode = machine.tree.now.get(&path)?;
+            (inode.kind == FileKind::File).then(|| inode.bytes.clone())
+        })
+    }
+
+    /// Whether a program of this name runs.
+    pub fn runs(&self, program: &str) -> bool {
+        let query = ProcessQuery::Program(program.to_owned());
+        self.with(|machine, _| machine.powered && !machine.processes(&query).is_empty())
+    }
+
     /// Mounts an empty file system of `total` bytes at `point`.
     pub fn mount(&self, point: &str, total: u64) -> &Self {
         self.dir(point);
@@ -397,7 +414,8 @@ impl SimNode {
         self
     }
 
-    /// A kubelet runs, and watches `/etc/kubernetes/manifests`.
+    /// A kubelet runs, and watches `/etc/kubernetes/manifests`. With a unit
+    /// `kubelet.service` it runs while that does.
     pub fn kubelet(&self) -> &Self {
         self.dir(pods::MANIFESTS);
         self.with(|machine, _| machine.kubelet = true);
@@ -556,9 +574,40 @@ impl Node for SimNode {
         .await
     }
 
+    async fn make_link(&self, path: &Path, how: LinkHow) -> Result<(), NodeError> {
+        self.call(format!("make the link {}", show(path)), |machine, moment| {
+            let now = machine.now(moment);
+            machine.tree.make_link(path, &how, now)
+        })
+        .await
+    }
+
+    async fn set(&self, path: &Path, how: SetHow) -> Result<(), NodeError> {
+        self.call(format!("set {}", show(path)), |machine, _| machine.tree.set(path, &how)).await
+    }
+
     async fn remove_own(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError> {
         self.call(format!("remove {}", show(path)), |machine, _| {
             machine.tree.remove_own(path, expected)
+        })
+        .await
+    }
+
+    async fn remove_link(&self, path: &Path, target: &Path) -> Result<(), NodeError> {
+        self.call(format!("remove the link {}", show(path)), |machine, _| {
+            machine.tree.remove_link(path, target)
+        })
+        .await
+    }
+
+    async fn remove_dir(&self, path: &Path) -> Result<(), NodeError> {
+        let act = format!("remove the directory {}", show(path));
+        self.call(act, |machine, _| machine.tree.remove_dir(path)).await
+    }
+
+    async fn remove_own_tree(&self, path: &Path, expected: [u8; 32]) -> Result<(), NodeError> {
+        self.call(format!("remove the tree {}", show(path)), |machine, _| {
+            machine.tree.remove_own_tree(path, expected)
         })
         .await
     }
@@ -597,6 +646,20 @@ impl Node for SimNode {
             let found = trees::read(&tar, machine.now(moment))?;
             trees::unpack(&mut machine.tree, root, found)?;
             machine.tree.digest(root)
+        })
+        .await
+    }
+
+    async fn build_member(
+        &self,
+        path: &Path,
+        spec: MemberSpec,
+        snapshot: ByteStream,
+    ) -> Result<BuiltMember, NodeError> {
+        let chunks: Vec<Bytes> = snapshot.try_collect().await?;
+        self.call(format!("build the member at {}", show(path)), |machine, moment| {
+            let now = machine.now(moment);
+            build::build(&mut machine.tree, path, &spec, &chunks, now)
         })
         .await
     }

@@ -166,6 +166,85 @@ pub struct WriteHow {
     pub replaces: Option<[u8; 32]>,
 }
 
+/// How a symbolic link is made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkHow {
+    /// Where it leads, as written in it.
+    pub target: PathBuf,
+    /// Its owner, group and extended attributes; a link has no mode of its own.
+    pub attributes: Attributes,
+    /// The time that it gets, in nanoseconds since 1970 UTC; `None` for now.
+    pub modified: Option<i128>,
+    /// `None`: nothing may stand there yet. `Some`: where the link leads that stands
+    /// there and is replaced; with anything else there it is refused.
+    pub replaces: Option<PathBuf>,
+}
+
+/// What is set of a file or directory that is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetHow {
+    /// What has to stand there: a regular file or a directory.
+    pub kind: FileKind,
+    /// The owner, group, mode and extended attributes that it gets; `None` leaves them.
+    pub attributes: Option<Attributes>,
+    /// When its content was last changed, in nanoseconds since 1970 UTC; `None` leaves
+    /// that.
+    pub modified: Option<i128>,
+}
+
+/// The `member` directory of a data directory that is built from a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberSpec {
+    /// The member's name in the initial cluster.
+    pub name: String,
+    /// `name=url,…`: every member of the new cluster.
+    pub initial_cluster: String,
+    /// Goes into all ids; of a cluster that never was.
+    pub token: String,
+    /// How far to raise the revision, which is then compacted; 0 keeps it.
+    pub bump_revision: u64,
+    /// Where the log's directory is built when it does not lie in the data directory.
+    pub wal: Option<PathBuf>,
+    /// The owner's and the group's number.
+    pub owner: (u32, u32),
+    /// The etcd that shall run it, such as `3.5.16`; a newer store is refused.
+    pub etcd_version: Option<String>,
+    /// Bytes of the snapshot, trailer included.
+    pub size: u64,
+    /// SHA-256 of the snapshot, trailer included.
+    pub sha256: [u8; 32],
+    /// The HashKV that the snapshot has to have.
+    pub hash_kv: Option<SpecHash>,
+}
+
+/// A HashKV as members returned it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpecHash {
+    /// At which revision.
+    pub revision: i64,
+    /// With everything up to this one compacted; `None` when nothing was.
+    pub compact_revision: Option<i64>,
+    /// The hash.
+    pub hash: u32,
+}
+
+/// A `member` directory that was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuiltMember {
+    /// The new cluster's id.
+    pub cluster_id: u64,
+    /// The member's id.
+    pub member_id: u64,
+    /// The revision that the member starts with.
+    pub revision: i64,
+    /// What it answers to HashKV at that revision.
+    pub hash_kv: u32,
+    /// Bytes of its database.
+    pub database_size: u64,
+    /// The digest of the directory.
+    pub digest: TreeDigest,
+}
+
 /// The digest of a tree.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreeDigest {

@@ -6,7 +6,10 @@
 //!   member's old data in a living cluster would lose or fork what was agreed on.
 //! - What stood in the place of a file is kept, and rolling back needs no vault.
 
+pub mod data;
+pub mod looked;
 pub mod planner;
+pub mod reached;
 pub mod vaulted;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -5,12 +5,14 @@
 //!
 //! - Files: what stood there is copied to [`ASIDE`] before it is replaced, and the
 //!   write names the digest of what it replaces. A file that somebody changed since
-//!   the plan was made stops the step.
+//!   the plan was made stops the step. Links and empty directories are in the plan
+//!   with all that they are.
 //! - Services of several nodes are stopped one after the other and started at the
 //!   same time: a member of etcd is ready only beside others.
 //! - A plan has digests, never content: that is read from the vault when needed.
 
 mod act;
+mod data;
 mod file;
 mod service;
 
@@ -21,8 +23,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use super::content::StoredHash;
 use super::failure::Failure;
-use crate::node::Node;
+use crate::node::{ByteStream, Node, NodeName};
 use crate::plan::shell::Command;
 use crate::plan::{self, Description, Place, PlanId, Reversal};
 
@@ -35,16 +38,39 @@ pub const SAVED: &str = "saved";
 /// A file of configuration is at most so large.
 pub const MAX_FILE: u64 = 16 << 20;
 
-/// What steps need of the vault.
+/// What steps need of the vault and, to look at the result, of the cluster.
 #[async_trait]
 pub trait Contents: std::fmt::Debug + Send + Sync {
     /// The bytes of the file `path` of `node` in a backup, checked.
     async fn content(&self, backup: &str, node: &str, path: &str) -> Result<Vec<u8>, Failure>;
-    /// Stores the state of `nodes` and returns the backup's id. The backup says which
-    /// plan it is for.
-    async fn save(&self, nodes: &[Place], plan: PlanId) -> Result<String, Failure>;
+    /// Stores the state of `nodes`, and with `data` the cluster's, and returns the
+    /// backup's id. The backup says which plan it is for.
+    async fn save(&self, nodes: &[Place], plan: PlanId, data: bool) -> Result<String, Failure>;
     /// The backup that was stored for `plan`.
     async fn saved(&self, plan: PlanId) -> Result<Option<String>, Failure>;
+    /// The plain snapshot in a backup, as `node` takes it.
+    async fn snapshot(&self, backup: &str, node: &NodeName) -> Result<ByteStream, Failure>;
+    /// What each member of the cluster answers now, its HashKV at `revision`.
+    async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure>;
+    /// Writes something through the cluster's log, and takes it back.
+    async fn write(&self) -> Result<(), Failure>;
+}
+
+/// What a member answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MemberAnswer {
+    /// Its name.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// The cluster's id.
+    pub cluster: String,
+    /// The store's revision.
+    pub revision: i64,
+    /// Its HashKV at the revision that was asked for.
+    pub hash_kv: Option<u32>,
+    /// Why there is none.
+    pub why: Option<String>,
 }
 
 /// What steps act on.
@@ -83,6 +109,10 @@ pub enum What {
         sha256: String,
         /// Owner, mode and attributes.
         mode: Mode,
+        /// When its content was last changed, in nanoseconds since 1970; `None` where
+        /// that does not matter.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        modified: Option<i64>,
     },
     /// A directory, whatever is in it.
     Directory {
@@ -93,7 +123,66 @@ pub enum What {
     Link {
         /// Where it leads, escaped.
         target: String,
+        /// Owner and attributes; it has no mode of its own.
+        mode: Mode,
+        /// When it was made, as of a file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        modified: Option<i64>,
     },
+}
+
+/// A file system may keep times less exactly than another: nanoseconds that do not
+/// count.
+const SAME_TIME: u64 = 1_000_000_000;
+
+impl What {
+    /// When its content was last changed, where that is known.
+    pub fn modified(&self) -> Option<i64> {
+        match self {
+            Self::File { modified, .. } | Self::Link { modified, .. } => *modified,
+            Self::Nothing | Self::Directory { .. } => None,
+        }
+    }
+
+    /// The same, whenever it was made.
+    #[must_use]
+    pub fn timeless(&self) -> Self {
+        let mut what = self.clone();
+        if let Self::File { modified, .. } | Self::Link { modified, .. } = &mut what {
+            *modified = None;
+        }
+        what
+    }
+
+    /// Whether both are the same, whenever they were made.
+    pub fn same(&self, other: &Self) -> bool {
+        self.timeless() == other.timeless()
+    }
+
+    /// Whether it is all of `wanted`, the time where that says one.
+    pub fn is(&self, wanted: &Self) -> bool {
+        self.same(wanted)
+            && match (self.modified(), wanted.modified()) {
+                (Some(is), Some(wanted)) => is.abs_diff(wanted) < SAME_TIME,
+                _ => true,
+            }
+    }
+
+    /// Whether both are of one kind: then one can be put in the place of the other
+    /// without a moment in which nothing stands there.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+}
+
+/// A directory and its time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Moment {
+    /// The directory.
+    pub path: PathBuf,
+    /// When something in it was last made or taken away, in nanoseconds since 1970.
+    pub modified: i64,
 }
 
 /// A path and what it is turned from and into.
@@ -121,6 +210,56 @@ pub struct Expected {
     pub what: What,
 }
 
+/// The cluster that data directories are built for: one that never was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewCluster {
+    /// Its id.
+    pub id: String,
+    /// `name=url,…`: all its members.
+    pub initial_cluster: String,
+    /// In all ids, and used once.
+    pub token: String,
+    /// How far the revision is raised above the snapshot's, which is then compacted.
+    pub bump_revision: u64,
+    /// The revision that its members start with.
+    pub revision: i64,
+    /// Bytes of the snapshot.
+    pub size: u64,
+    /// SHA-256 of the snapshot, in hexadecimal.
+    pub sha256: String,
+    /// The snapshot's HashKV, where it is known.
+    pub hash_kv: Option<StoredHash>,
+    /// The oldest etcd that will run it, where it is known.
+    pub etcd_version: Option<String>,
+}
+
+/// A member of the new cluster on its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewMember {
+    /// The node.
+    pub node: Place,
+    /// Its name in the cluster.
+    pub name: String,
+    /// Its id.
+    pub id: String,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Its log's directory where that does not lie in the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_dir: Option<PathBuf>,
+    /// Whose the files are: user and group.
+    pub owner: (u32, u32),
+    /// Whether the data directory is there.
+    pub has_data_dir: bool,
+    /// Whether there is data now.
+    pub had: bool,
+    /// Whether there is a log's directory elsewhere now.
+    #[serde(default)]
+    pub had_wal: bool,
+}
+
 /// A program that nodes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -129,6 +268,8 @@ pub enum Service {
     Etcd,
     /// kube-apiserver.
     ApiServer,
+    /// The kubelet, by its unit.
+    Kubelet,
 }
 
 impl Service {
@@ -137,6 +278,7 @@ impl Service {
         match self {
             Self::Etcd => "etcd",
             Self::ApiServer => "kube-apiserver",
+            Self::Kubelet => "kubelet",
         }
     }
 }
@@ -147,6 +289,13 @@ impl Service {
 pub enum How {
     /// By systemd.
     Unit {
+        /// The unit.
+        unit: String,
+    },
+    /// By systemd, which starts it at boot. Stopped, it is disabled first, and started, it
+    /// is enabled first: so a node that boots in between starts it exactly where it is to
+    /// run.
+    BootUnit {
         /// The unit.
         unit: String,
     },
@@ -182,6 +331,33 @@ pub enum Step {
     SaveState {
         /// The nodes.
         nodes: Vec<Place>,
+        /// Whether the data is stored, too.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        data: bool,
+    },
+    /// Builds every member's directory beside the present one.
+    BuildData {
+        /// The backup with the snapshot.
+        backup: String,
+        /// The cluster.
+        cluster: NewCluster,
+        /// All its members.
+        members: Vec<NewMember>,
+    },
+    /// Sets every member's data aside and puts what was built in its place.
+    SwapData {
+        /// All members.
+        members: Vec<NewMember>,
+    },
+    /// Asks every member whether it is of the new cluster and holds what was built, and
+    /// whether the cluster takes writes.
+    CheckData {
+        /// The cluster's id.
+        cluster: String,
+        /// All its members.
+        members: Vec<NewMember>,
+        /// The revision that they start with.
+        revision: i64,
     },
     /// Stops a service, in this order.
     Stop {
@@ -200,6 +376,10 @@ pub enum Step {
         changes: Vec<Change>,
         /// Units whose files are among them: systemd reads them again.
         reload: Vec<String>,
+        /// Times of directories, which change with what is in them: set at the end, and
+        /// not held against anything.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        times: Vec<Moment>,
     },
     /// Lets a unit start at boot, or not.
     Enable {
@@ -225,6 +405,10 @@ pub enum Step {
         files: Vec<Expected>,
         /// Ports that have to be open.
         ports: Vec<u16>,
+        /// Units that have to run and go on running: systemd calls one active as soon as
+        /// it was started, if it does not say itself when it is ready.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        units: Vec<String>,
     },
 }
 
@@ -233,15 +417,36 @@ fn nodes(instances: &[Instance]) -> Vec<Place> {
 }
 
 impl plan::Step for Step {
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
 
     fn describe(&self) -> Description {
         let undoable = |by: &str| Reversal::Undoable { by: by.to_owned() };
         let (what, reason, nodes, reversal) = match self {
-            Self::SaveState { nodes } => (
-                "save the present state to the vault".to_owned(),
+            Self::SaveState { nodes, data } => (
+                format!(
+                    "save the present state{} to the vault",
+                    if *data { " and data" } else { "" }
+                ),
                 "so that it can be returned to".to_owned(),
                 nodes.clone(),
+                Reversal::Nothing,
+            ),
+            Self::BuildData { backup, members, .. } => (
+                format!("build the data directory of {backup} beside the present one"),
+                "etcd goes on meanwhile".to_owned(),
+                places(members),
+                undoable("take it away"),
+            ),
+            Self::SwapData { members } => (
+                "set the present data aside, put what was built in its place".to_owned(),
+                "all members begin with the same data".to_owned(),
+                places(members),
+                undoable("rename back"),
+            ),
+            Self::CheckData { members, revision, .. } => (
+                format!("compare members, HashKV and revision {revision} on all; write something"),
+                "the result is looked at, not assumed".to_owned(),
+                places(members),
                 Reversal::Nothing,
             ),
             Self::Stop { service, instances } => (
@@ -272,8 +477,8 @@ impl plan::Step for Step {
                 nodes(instances),
                 undoable("stop it"),
             ),
-            Self::Check { node, files, ports } => (
-                check_text(files.len(), ports),
+            Self::Check { node, files, ports, units } => (
+                check_text(files.len(), ports, units),
                 "the result is looked at, not assumed".to_owned(),
                 vec![node.clone()],
                 Reversal::Nothing,
@@ -285,8 +490,21 @@ impl plan::Step for Step {
     fn shell(&self) -> Vec<Command> {
         let mut commands = Vec::new();
         match self {
-            Self::SaveState { nodes } => {
+            Self::BuildData { backup, cluster, members } => {
+                let builds = members.iter().map(|it| data::shell_build(it, cluster, backup));
+                commands.extend(builds.flatten());
+            }
+            Self::SwapData { members } => {
+                commands.extend(members.iter().flat_map(data::shell_swap));
+            }
+            Self::CheckData { .. } => {
+                commands.push(Command::new(None, ["etcdvault", "status"]));
+                let hash = ["etcdctl", "endpoint", "hashkv", "--cluster", "-w", "table"];
+                commands.push(Command::new(None, hash));
+            }
+            Self::SaveState { nodes, data } => {
                 let words = ["etcdvault", "state", "save"].map(str::to_owned).into_iter();
+                let words = words.chain(data.then(|| "--with-data".to_owned()));
                 let named = nodes.iter().flat_map(|node| ["--node".to_owned(), node.to_string()]);
                 commands.push(Command::new(None, words.chain(named)));
             }
@@ -296,7 +514,7 @@ impl plan::Step for Step {
             Self::Start { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
             }
-            Self::SetFiles { node, backup, changes, reload } => {
+            Self::SetFiles { node, backup, changes, reload, .. } => {
                 commands.extend(file::shell_before(node, backup, changes));
                 for (number, change) in changes.iter().enumerate() {
                     commands.extend(file::shell(node, number, change));
@@ -331,16 +549,31 @@ impl plan::Step for Step {
     fn provides(&self) -> Vec<String> {
         match self {
             Self::SaveState { .. } => vec![SAVED.to_owned()],
+            Self::BuildData { .. } => vec![data::HASH_KV.to_owned()],
+            _ => Vec::new(),
+        }
+    }
+
+    fn needs(&self) -> Vec<String> {
+        match self {
+            Self::CheckData { .. } => vec![data::HASH_KV.to_owned()],
             _ => Vec::new(),
         }
     }
 }
 
-fn check_text(files: usize, ports: &[u16]) -> String {
+fn places(members: &[NewMember]) -> Vec<Place> {
+    members.iter().map(|member| member.node.clone()).collect()
+}
+
+fn check_text(files: usize, ports: &[u16], units: &[String]) -> String {
     let mut text = format!("compare {files} files with the state");
     if !ports.is_empty() {
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         text.push_str(&format!("; ports {} are open", ports.join(", ")));
+    }
+    if !units.is_empty() {
+        text.push_str(&format!("; {} runs", units.join(", ")));
     }
     text
 }
@@ -349,12 +582,20 @@ fn check_text(files: usize, ports: &[u16]) -> String {
 fn summary(changes: &[Change]) -> String {
     let count = |wanted: fn(&Change) -> bool| changes.iter().filter(|c| wanted(c)).count();
     let gone = count(|change| change.after == What::Nothing);
-    let modes = count(|change| {
-        matches!((&change.before, &change.after),
-            (What::File { sha256: a, .. }, What::File { sha256: b, .. }) if a == b)
+    let times = count(|change| change.before.same(&change.after));
+    let links = count(|change| {
+        matches!(change.after, What::Link { .. }) && !change.before.same(&change.after)
     });
-    let written = changes.len() - gone - modes;
-    let parts = [(written, "written"), (modes, "owner or mode"), (gone, "set aside")];
+    let modes = count(|change| match (&change.before, &change.after) {
+        (What::File { sha256: a, .. }, What::File { sha256: b, .. }) => {
+            a == b && !change.before.same(&change.after)
+        }
+        (What::Directory { .. }, What::Directory { .. }) => true,
+        _ => false,
+    });
+    let written = changes.len() - gone - modes - links - times;
+    let parts =
+        [(written, "written"), (links, "linked"), (modes, "owner or mode"), (gone, "set aside")];
     let parts = parts.iter().filter(|(count, _)| *count > 0);
     parts.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ")
 }

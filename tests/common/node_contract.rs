@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use etcdvault::datadir::hash::{Scan, ScanOptions, StreamScan};
 use etcdvault::node::archive::{Kind, Member, Reader, Writer};
+use etcdvault::node::static_pod::{self, Bounds, StaticPod};
 use etcdvault::node::{
-    Attributes, ByteStream, FileKind, Node, NodeError, NodeErrorKind, ProcessQuery, TreeSpec,
-    WriteHow, WriteLike,
+    Attributes, ByteStream, ContainerQuery, FileKind, LinkHow, MemberSpec, Node, NodeError,
+    NodeErrorKind, ProcessQuery, SetHow, SpecHash, TreeSpec, UnitAction, WriteHow, WriteLike,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -26,6 +28,9 @@ pub async fn files(node: &dyn Node, root: &Path) {
     links_are_not_followed(node, &sub(node, root, "links").await).await;
     renames(node, &sub(node, root, "renames").await).await;
     digests(node, &sub(node, root, "digests").await).await;
+    links_are_made_and_replaced(node, &sub(node, root, "made").await).await;
+    what_is_there_is_set(node, &sub(node, root, "set").await).await;
+    what_is_ours_is_removed(node, &sub(node, root, "removed").await).await;
     spaces(node, root).await;
 }
 
@@ -35,6 +40,7 @@ pub async fn trees(node: &dyn Node, root: &Path) {
     excludes_and_missing(node, &sub(node, root, "exclude").await).await;
     hostile_streams(node, &sub(node, root, "hostile").await).await;
     cut_streams(node, &sub(node, root, "cut").await).await;
+    members_are_built(node, &sub(node, root, "member").await).await;
 }
 
 /// What can be asked of any machine.
@@ -268,6 +274,139 @@ pub async fn digests(node: &dyn Node, root: &Path) {
     assert_eq!((file.entries, file.bytes), (1, 7));
 }
 
+/// A link as it is made: root's, at a time that no clock shows.
+pub fn link(target: &str, replaces: Option<&str>) -> LinkHow {
+    LinkHow {
+        target: target.into(),
+        attributes: plain(0o777),
+        modified: Some(1_234_567_890_123_456_789),
+        replaces: replaces.map(PathBuf::from),
+    }
+}
+
+pub async fn links_are_made_and_replaced(node: &dyn Node, root: &Path) {
+    let (path, file) = (root.join("link"), root.join("file"));
+    node.write(&file, b"mine", new(0o600)).await.unwrap();
+    let outside = sub(node, root, "outside").await;
+    node.write(&outside.join("file"), b"untouched", new(0o600)).await.unwrap();
+    let before = node.digest(&outside).await.unwrap();
+    let how = LinkHow {
+        attributes: Attributes { uid: 4242, gid: 4343, ..plain(0) },
+        ..link("../nowhere/at all", None)
+    };
+    node.make_link(&path, how).await.unwrap();
+    let entry = node.stat(&path).await.unwrap().unwrap();
+    assert_eq!(entry.kind, FileKind::Symlink);
+    assert_eq!(entry.target.as_deref(), Some(Path::new("../nowhere/at all")));
+    assert_eq!((entry.attributes.uid, entry.attributes.gid), (4242, 4343));
+    assert_eq!(entry.modified, 1_234_567_890_123_456_789);
+    // In the place of one, by what it leads to: by bytes, and to nothing else.
+    let there = outside.to_str().unwrap();
+    for replaces in [None, Some("elsewhere"), Some("../nowhere//at all")] {
+        let refused = kind(node.make_link(&path, link(there, replaces)).await);
+        let wanted = match replaces {
+            None => NodeErrorKind::AlreadyExists,
+            Some(_) => NodeErrorKind::Unexpected,
+        };
+        assert_eq!(refused, wanted, "{replaces:?}");
+    }
+    node.make_link(&path, link(there, Some("../nowhere/at all"))).await.unwrap();
+    let entry = node.stat(&path).await.unwrap().unwrap();
+    assert_eq!(entry.target.as_deref(), Some(outside.as_path()));
+    assert_eq!(entry.attributes.uid, 0);
+    // It leads to a directory now, and is replaced itself, not what is in there.
+    node.make_link(&path, link("file", Some(there))).await.unwrap();
+    assert_eq!(node.digest(&outside).await.unwrap(), before);
+    // A file and a directory are no links, and nothing is where nothing stands.
+    for (place, wanted) in [
+        (&file, NodeErrorKind::Unexpected),
+        (&outside, NodeErrorKind::Unexpected),
+        (&root.join("nothing"), NodeErrorKind::NotFound),
+    ] {
+        assert_eq!(kind(node.make_link(place, link("x", Some("file"))).await), wanted);
+        assert_eq!(kind(node.remove_link(place, Path::new("file")).await), wanted);
+    }
+    assert_eq!(kind(node.make_link(&file, link("x", None)).await), NodeErrorKind::AlreadyExists);
+    let nowhere = root.join("nothing/link");
+    assert_eq!(kind(node.make_link(&nowhere, link("x", None)).await), NodeErrorKind::NotFound);
+    assert_eq!(
+        kind(node.make_link(&root.join("e"), link("", None)).await),
+        NodeErrorKind::Unexpected
+    );
+    assert_eq!(kind(node.remove_link(&path, Path::new("x")).await), NodeErrorKind::Unexpected);
+    assert_eq!(names(node, root).await, ["file", "link", "outside"]);
+    node.remove_link(&path, Path::new("file")).await.unwrap();
+    assert_eq!(names(node, root).await, ["file", "outside"]);
+    assert_eq!(node.read(&file, 4).await.unwrap().bytes, b"mine");
+}
+
+pub async fn what_is_there_is_set(node: &dyn Node, root: &Path) {
+    let (file, dir) = (root.join("file"), root.join("dir"));
+    node.write(&file, b"x", new(0o600)).await.unwrap();
+    node.make_dir(&dir, WriteLike::Attributes(plain(0o755))).await.unwrap();
+    node.write(&dir.join("inside"), b"y", new(0o640)).await.unwrap();
+    let xattrs = BTreeMap::from([("user.note".to_owned(), b"a\0b".to_vec())]);
+    let attributes = Attributes { uid: 4242, gid: 4343, mode: 0o2750, xattrs, ..plain(0) };
+    for (path, what) in [(&file, FileKind::File), (&dir, FileKind::Directory)] {
+        let old = node.stat(path).await.unwrap().unwrap();
+        // The attributes alone, then the time alone.
+        let how = SetHow { kind: what, attributes: Some(attributes.clone()), modified: None };
+        node.set(path, how).await.unwrap();
+        let mut now = node.stat(path).await.unwrap().unwrap();
+        now.attributes.xattrs.remove("security.selinux");
+        assert_eq!((&now.attributes, now.modified), (&attributes, old.modified));
+        for modified in [1_234_567_890_123_456_789, 0, -1_000_000_000_i128] {
+            let how = SetHow { kind: what, attributes: None, modified: Some(modified) };
+            node.set(path, how).await.unwrap();
+            let mut now = node.stat(path).await.unwrap().unwrap();
+            now.attributes.xattrs.remove("security.selinux");
+            assert_eq!((now.attributes, now.modified), (attributes.clone(), modified));
+        }
+        let how = SetHow { kind: what, attributes: Some(plain(0o700)), modified: None };
+        node.set(path, how).await.unwrap();
+        let now = node.stat(path).await.unwrap().unwrap().attributes;
+        let left = now.xattrs.keys().filter(|name| *name != "security.selinux").count();
+        assert_eq!((now.uid, now.gid, now.mode, left), (0, 0, 0o700, 0));
+    }
+    assert_eq!(node.read(&file, 1).await.unwrap().bytes, b"x");
+    let inside = node.read(&dir.join("inside"), 1).await.unwrap();
+    assert_eq!((inside.bytes.as_slice(), inside.entry.attributes.mode), (b"y".as_slice(), 0o640));
+    // Another kind, a link, nothing: refused, and nothing is followed.
+    node.make_link(&root.join("link"), link("file", None)).await.unwrap();
+    let how = |kind| SetHow { kind, attributes: Some(plain(0o777)), modified: Some(1) };
+    for (name, what, wanted) in [
+        ("file", FileKind::Directory, NodeErrorKind::Unexpected),
+        ("dir", FileKind::File, NodeErrorKind::Unexpected),
+        ("link", FileKind::File, NodeErrorKind::Unexpected),
+        ("link", FileKind::Symlink, NodeErrorKind::Unexpected),
+        ("nothing", FileKind::File, NodeErrorKind::NotFound),
+    ] {
+        assert_eq!(kind(node.set(&root.join(name), how(what)).await), wanted, "{name} {what:?}");
+    }
+    assert_eq!(node.stat(&file).await.unwrap().unwrap().attributes.mode, 0o700);
+}
+
+pub async fn what_is_ours_is_removed(node: &dyn Node, root: &Path) {
+    let tree = with_links(node, root).await;
+    let digest = node.digest(&tree).await.unwrap();
+    // A directory with something in it, a file, a link and nothing are no empty one.
+    assert_eq!(kind(node.remove_dir(&tree).await), NodeErrorKind::AlreadyExists);
+    assert_eq!(kind(node.remove_dir(&tree.join("dir/file")).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.remove_dir(&tree.join("dirlink")).await), NodeErrorKind::Unexpected);
+    assert_eq!(kind(node.remove_dir(&root.join("nothing")).await), NodeErrorKind::NotFound);
+    assert_eq!(node.digest(&tree).await.unwrap(), digest);
+    let empty = sub(node, &tree, "empty").await;
+    let refused = node.remove_own_tree(&tree, digest.sha256).await;
+    assert_eq!(kind(refused), NodeErrorKind::Unexpected, "it is not what it was");
+    assert_eq!(names(node, &tree).await, ["dir", "dirlink", "empty", "link", "same"]);
+    node.remove_dir(&empty).await.unwrap();
+    assert_eq!(node.digest(&tree).await.unwrap(), digest);
+    node.remove_own_tree(&tree, digest.sha256).await.unwrap();
+    assert_eq!(names(node, root).await, [""; 0]);
+    let again = node.remove_own_tree(&tree, digest.sha256).await;
+    assert_eq!(kind(again), NodeErrorKind::NotFound);
+}
+
 pub async fn spaces(node: &dyn Node, root: &Path) {
     let space = node.space(root).await.unwrap();
     assert!(space.available > 0 && space.available <= space.total && !space.read_only);
@@ -452,4 +591,261 @@ pub async fn cut_streams(node: &dyn Node, root: &Path) {
     assert_eq!(names(node, root).await, [""; 0]);
     node.unpack_tree(&root.join("t"), one(whole)).await.unwrap();
     assert_eq!(names(node, root).await, ["t"]);
+}
+
+/// A whole snapshot of a small store, trailer included.
+pub const SNAPSHOT: &[u8] =
+    include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/scan/small"));
+
+/// What a database says of itself, its HashKV by etcd's rules.
+pub fn scan(database: &[u8]) -> Scan {
+    let mut scan = StreamScan::new(ScanOptions { sha256: true, ..ScanOptions::default() });
+    scan.write(database).unwrap();
+    scan.finish().unwrap()
+}
+
+/// A member `a` of two, of [`SNAPSHOT`].
+pub fn member_spec() -> MemberSpec {
+    let scan = scan(SNAPSHOT);
+    let compact_revision = scan.content.compact_revision();
+    MemberSpec {
+        name: "a".to_owned(),
+        initial_cluster: "a=http://10.0.0.1:2380,b=http://10.0.0.2:2380".to_owned(),
+        token: "contract".to_owned(),
+        bump_revision: 1000,
+        wal: None,
+        owner: (4242, 4343),
+        etcd_version: None,
+        size: SNAPSHOT.len() as u64,
+        sha256: sha(SNAPSHOT),
+        hash_kv: Some(SpecHash {
+            revision: scan.revision,
+            compact_revision,
+            hash: scan.hash_kv(scan.revision, compact_revision).unwrap(),
+        }),
+    }
+}
+
+pub async fn members_are_built(node: &dyn Node, root: &Path) {
+    let (path, spec) = (root.join("member.new"), member_spec());
+    let built = node.build_member(&path, spec.clone(), one(SNAPSHOT.to_vec())).await.unwrap();
+    let was = scan(SNAPSHOT);
+    assert_eq!(built.revision, was.revision + 1000);
+    assert_eq!(node.digest(&path).await.unwrap(), built.digest);
+    let database = node.read(&path.join("snap/db"), 1 << 20).await.unwrap();
+    assert_eq!(database.entry.size, built.database_size);
+    let attributes = &database.entry.attributes;
+    assert_eq!((attributes.uid, attributes.gid, attributes.mode), (4242, 4343, 0o600));
+    let directory = node.stat(&path).await.unwrap().unwrap().attributes;
+    assert_eq!((directory.uid, directory.gid, directory.mode), (4242, 4343, 0o700));
+    let now = scan(&database.bytes);
+    assert!(now.is_sound(), "{:?}", now.problems);
+    // The record that stands at the new revision is of the empty key.
+    assert_eq!((now.revision, now.live_keys), (built.revision, was.live_keys + 1));
+    assert_eq!(now.hash_kv(0, Some(built.revision)).unwrap(), built.hash_kv);
+    assert_eq!(names(node, &path).await, ["snap", "wal"]);
+    assert_eq!(names(node, &path.join("wal")).await.len(), 1);
+    // The same again is the same, and nothing is left beside it.
+    let other = root.join("other");
+    let again = node.build_member(&other, spec.clone(), one(SNAPSHOT.to_vec())).await.unwrap();
+    assert_eq!(again, built);
+    let taken = node.build_member(&path, spec.clone(), one(SNAPSHOT.to_vec())).await;
+    assert_eq!(kind(taken), NodeErrorKind::AlreadyExists);
+    node.remove_own_tree(&other, again.digest.sha256).await.unwrap();
+    // The log elsewhere.
+    let (logs, data) = (sub(node, root, "logs").await, sub(node, root, "data").await);
+    let apart = MemberSpec { wal: Some(logs.join("wal.new")), ..spec.clone() };
+    node.build_member(&data.join("member"), apart, one(SNAPSHOT.to_vec())).await.unwrap();
+    assert_eq!(names(node, &data.join("member")).await, ["snap"]);
+    assert_eq!(names(node, &logs.join("wal.new")).await.len(), 1);
+    assert_eq!(names(node, root).await, ["data", "logs", "member.new"]);
+
+    // Whatever is not what was announced is refused, and leaves nothing.
+    let mut damaged = SNAPSHOT.to_vec();
+    damaged[SNAPSHOT.len() / 2] ^= 1;
+    let bad = |change: fn(&mut MemberSpec)| {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        spec
+    };
+    for (what, spec, bytes) in [
+        ("a flipped bit", spec.clone(), damaged),
+        ("cut", spec.clone(), SNAPSHOT[..SNAPSHOT.len() - 512].to_vec()),
+        ("nothing", spec.clone(), Vec::new()),
+        ("too long", spec.clone(), [SNAPSHOT, &[0; 512]].concat()),
+        ("another hash", bad(|spec| spec.hash_kv.as_mut().unwrap().hash ^= 1), SNAPSHOT.to_vec()),
+        ("another digest", bad(|spec| spec.sha256[0] ^= 1), SNAPSHOT.to_vec()),
+        ("no such member", bad(|spec| spec.name = "c".to_owned()), SNAPSHOT.to_vec()),
+        ("no cluster", bad(|spec| spec.initial_cluster.clear()), SNAPSHOT.to_vec()),
+        ("no version", bad(|spec| spec.etcd_version = Some("x".to_owned())), SNAPSHOT.to_vec()),
+    ] {
+        let refused = node.build_member(&other, spec, one(bytes)).await;
+        assert_eq!(kind(refused), NodeErrorKind::Unexpected, "{what}");
+    }
+    let broken = NodeError::new(node.name(), NodeErrorKind::Lost, "read", "it broke");
+    let chunks = vec![Ok(Bytes::copy_from_slice(&SNAPSHOT[..5000])), Err(broken)];
+    let stream = futures_util::stream::iter(chunks).boxed();
+    let lost = node.build_member(&other, spec.clone(), stream).await;
+    assert_eq!(kind(lost), NodeErrorKind::Lost);
+    let nowhere = root.join("nothing/member");
+    let refused = node.build_member(&nowhere, spec, one(SNAPSHOT.to_vec())).await;
+    assert_eq!(kind(refused), NodeErrorKind::NotFound);
+    assert_eq!(names(node, root).await, ["data", "logs", "member.new"]);
+}
+
+const UNIT: &str = "contract.service";
+const UNIT_FILE: &str = "/etc/systemd/system/contract.service";
+
+/// Runs everything about units of systemd, with one that sleeps.
+pub async fn units(node: &dyn Node) {
+    let minute = Duration::from_secs(60);
+    let text = |more: &str| {
+        format!(
+            "[Unit]\nDescription=contract\n[Service]\n{more}ExecStart=/bin/sleep 100000\n\
+             [Install]\nWantedBy=multi-user.target\n"
+        )
+    };
+    let act = async |action| node.unit_do(UNIT, action, 2 * minute).await;
+    let unit = async || node.unit(UNIT).await.unwrap().unwrap();
+    assert_eq!(node.unit(UNIT).await.unwrap(), None);
+    assert_eq!(kind(act(UnitAction::Start).await), NodeErrorKind::NotFound);
+    assert_eq!(kind(act(UnitAction::Enable).await), NodeErrorKind::NotFound);
+    let (file, first) = (Path::new(UNIT_FILE), text(""));
+    node.write(file, first.as_bytes(), new(0o644)).await.unwrap();
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    let found = unit().await;
+    assert_eq!((found.load_state.as_str(), found.active_state.as_str()), ("loaded", "inactive"));
+    assert_eq!((found.sub_state.as_str(), found.file_state.as_str()), ("dead", "disabled"));
+    assert_eq!((found.main_pid, found.fragment.as_deref()), (0, Some(file)));
+    assert!(found.drop_ins.is_empty() && !found.needs_reload, "{found:?}");
+    assert!(node.units("contr*.service").await.unwrap().contains(&UNIT.to_owned()));
+    assert_eq!(node.units("no-such-*.service").await.unwrap(), [""; 0]);
+
+    // Once is as twice, whichever way.
+    let mut runs = Vec::new();
+    for _ in 0..2 {
+        act(UnitAction::Start).await.unwrap();
+        let started = unit().await;
+        assert_eq!(
+            (started.active_state.as_str(), started.sub_state.as_str()),
+            ("active", "running")
+        );
+        act(UnitAction::Start).await.unwrap();
+        let again = unit().await;
+        assert_eq!((again.main_pid, &again.invocation), (started.main_pid, &started.invocation));
+        let process = node.processes(ProcessQuery::Pid(started.main_pid)).await.unwrap();
+        assert!(process.len() == 1 && process[0].cgroup.ends_with(UNIT), "{process:?}");
+        assert_eq!(process[0].arguments[1..], ["100000"]);
+        for _ in 0..2 {
+            act(UnitAction::Stop).await.unwrap();
+            let stopped = unit().await;
+            assert_eq!((stopped.active_state.as_str(), stopped.main_pid), ("inactive", 0));
+        }
+        assert_eq!(node.processes(ProcessQuery::Pid(started.main_pid)).await.unwrap(), []);
+        runs.push(started.invocation);
+    }
+    assert!(runs[0] != runs[1] && !runs[0].is_empty(), "{runs:?}");
+    for (action, state) in [(UnitAction::Enable, "enabled"), (UnitAction::Disable, "disabled")] {
+        for _ in 0..2 {
+            act(action).await.unwrap();
+            assert_eq!(unit().await.file_state, state);
+        }
+    }
+
+    // What files say counts once systemd has read them, and that is told.
+    let dir = Path::new("/etc/systemd/system/contract.service.d");
+    node.make_dir(dir, WriteLike::Attributes(plain(0o755))).await.unwrap();
+    let drop_in = dir.join("10-more.conf");
+    let bad = b"[Service]\nEnvironmentFile=/no/such/file\n";
+    node.write(&drop_in, bad, new(0o644)).await.unwrap();
+    assert!(unit().await.needs_reload);
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    let read = unit().await;
+    assert_eq!((read.drop_ins.as_slice(), read.needs_reload), (&[drop_in.clone()][..], false));
+
+    // One that does not start says why, and is failed until that is forgotten.
+    let error = act(UnitAction::Start).await.unwrap_err();
+    assert_eq!(error.kind, NodeErrorKind::Failed, "{error}");
+    let said = |line: &String| line.contains("Failed to load environment files");
+    assert!(error.details.iter().any(said), "{error:?}");
+    assert_eq!(unit().await.active_state, "failed");
+    act(UnitAction::ResetFailed).await.unwrap();
+    assert_eq!(unit().await.active_state, "inactive");
+    act(UnitAction::ResetFailed).await.unwrap();
+
+    // It runs on while its files go, and is gone after that.
+    node.remove_own(&drop_in, sha(bad)).await.unwrap();
+    node.remove_dir(dir).await.unwrap();
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    act(UnitAction::Start).await.unwrap();
+    assert!(unit().await.drop_ins.is_empty());
+    act(UnitAction::Stop).await.unwrap();
+    node.remove_own(file, sha(first.as_bytes())).await.unwrap();
+    node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
+    assert_eq!(node.unit(UNIT).await.unwrap(), None);
+}
+
+/// Runs everything about static pods with one that runs, and runs at the end.
+pub async fn pods(node: &dyn Node, pod: &StaticPod) {
+    let bounds = Bounds { grace: Some(Duration::from_secs(2)), ..Bounds::default() };
+    let mut quiet = |_: &static_pod::Waiting| ();
+    let query = |ended| ContainerQuery {
+        namespace: Some("kube-system".to_owned()),
+        name: Some(pod.container.clone()),
+        ended,
+    };
+    let running = async || {
+        let found = node.containers(query(false)).await.unwrap();
+        assert!(found.len() <= 1, "{found:?}");
+        found.into_iter().next()
+    };
+    let first = running().await.unwrap();
+    assert!(first.running && first.name == pod.container, "{first:?}");
+    assert_eq!(first.namespace, "kube-system");
+    assert!(first.pod.starts_with(&format!("{}-", pod.container)), "{first:?}");
+    let open = async || {
+        let found = node.listeners().await.unwrap();
+        pod.ports.iter().filter(|port| found.iter().any(|it| it.address.port() == **port)).count()
+    };
+    assert_eq!(open().await, pod.ports.len());
+
+    // A container that ends while its manifest is there is another one of the same pod.
+    node.stop_container(&first.id, Duration::from_secs(2)).await.unwrap();
+    let mut second = None;
+    for _ in 0..240 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        second = running().await;
+        if second.as_ref().is_some_and(|it| it.id != first.id) {
+            break;
+        }
+    }
+    let second = second.unwrap();
+    assert_eq!((&second.pod_uid, second.attempt), (&first.pod_uid, first.attempt + 1));
+    assert_ne!(second.id, first.id);
+    let ended = node.containers(query(true)).await.unwrap();
+    assert!(ended.iter().any(|it| it.id == first.id && !it.running), "{ended:?}");
+
+    // Taken out it is gone, and its ports are closed; so it is when it is done again.
+    for _ in 0..2 {
+        static_pod::take_out(node, pod, bounds, &mut quiet).await.unwrap();
+        assert_eq!((running().await, open().await), (None, 0));
+    }
+    assert_eq!(node.stat(&pod.manifest).await.unwrap(), None);
+    // A name with a dot in front is none of the kubelet's.
+    let text = node.read(&pod.aside, 1 << 20).await.unwrap().bytes;
+    let dotted = pod.manifest.with_file_name(".contract.yaml");
+    node.write(&dotted, &text, new(0o600)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(running().await, None);
+    node.remove_own(&dotted, sha(&text)).await.unwrap();
+    // Back it is the same pod in a new container.
+    let known = [first.id.clone(), second.id.clone()];
+    for _ in 0..2 {
+        let back = static_pod::put_back(node, pod, &known, bounds, &mut quiet).await.unwrap();
+        assert!(back.running && !known.contains(&back.id), "{back:?}");
+        assert_eq!(back.pod_uid, first.pod_uid, "the manifest is the same");
+        assert_eq!(open().await, pod.ports.len());
+    }
+    let missing = node.stop_container("no-such-container", Duration::from_secs(1)).await;
+    assert!(missing.is_ok() || kind(missing) == NodeErrorKind::NotFound);
 }

@@ -177,7 +177,27 @@ impl Node for Scripted {
         Err(self.error(NodeErrorKind::NoSpace, "make"))
     }
 
+    async fn make_link(&self, _: &Path, _: LinkHow) -> Result<(), NodeError> {
+        Err(self.error(NodeErrorKind::AlreadyExists, "link"))
+    }
+
+    async fn set(&self, _: &Path, _: SetHow) -> Result<(), NodeError> {
+        Err(self.error(NodeErrorKind::Unexpected, "set"))
+    }
+
     async fn remove_own(&self, _: &Path, _: [u8; 32]) -> Result<(), NodeError> {
+        Err(self.error(NodeErrorKind::Unexpected, "remove"))
+    }
+
+    async fn remove_link(&self, _: &Path, _: &Path) -> Result<(), NodeError> {
+        Err(self.error(NodeErrorKind::Unexpected, "remove"))
+    }
+
+    async fn remove_dir(&self, _: &Path) -> Result<(), NodeError> {
+        Err(self.error(NodeErrorKind::AlreadyExists, "remove"))
+    }
+
+    async fn remove_own_tree(&self, _: &Path, _: [u8; 32]) -> Result<(), NodeError> {
         Err(self.error(NodeErrorKind::Unexpected, "remove"))
     }
 
@@ -257,6 +277,15 @@ impl Node for Scripted {
         }
         self.seen.unpacked.lock().unwrap().push(Ok(bytes));
         Ok(TreeDigest { sha256: hash.finalize().into(), entries: 1, bytes })
+    }
+
+    async fn build_member(
+        &self,
+        _: &Path,
+        _: MemberSpec,
+        _: ByteStream,
+    ) -> Result<BuiltMember, NodeError> {
+        Err(self.error(NodeErrorKind::Unexpected, "build"))
     }
 
     async fn unit(&self, _: &str) -> Result<Option<Unit>, NodeError> {

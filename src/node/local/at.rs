@@ -13,7 +13,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags};
 use rustix::io::Errno;
 
 use super::super::{Attributes, Entry, FileKind};
@@ -106,6 +106,18 @@ pub(super) fn kind(metadata: &Metadata) -> FileKind {
 
 pub(super) fn modified(metadata: &Metadata) -> i128 {
     i128::from(metadata.mtime()) * 1_000_000_000 + i128::from(metadata.mtime_nsec())
+}
+
+/// A time of modification for the system; the time of access stays.
+pub(super) fn times(modified: i128) -> Result<Timestamps, Fault> {
+    let seconds = i64::try_from(modified.div_euclid(1_000_000_000));
+    let tv_sec = seconds.map_err(|_| Fault::unexpected("a time that is out of bounds"))?;
+    // Below 1e9, so it fits whatever the field's type is.
+    let tv_nsec = modified.rem_euclid(1_000_000_000) as _;
+    Ok(Timestamps {
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT as _ },
+        last_modification: Timespec { tv_sec, tv_nsec },
+    })
 }
 
 /// Where a symbolic link leads.

@@ -19,18 +19,20 @@
 //! of owners, hard links and the name of the root do not count.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
+use vault::durable;
 
 use super::super::archive::{Extent, ReadAt as _};
 use super::super::{FileKind, TreeDigest};
 use super::fault::{Fault, Task};
 use super::walk::{Found, Visitor, walk};
-use super::{at, sparse};
+use super::{at, sparse, temporary};
 
 const BLOCK: usize = 64 << 10;
 
@@ -52,6 +54,26 @@ pub(super) fn digest_and_sync(
     known: &Known,
 ) -> Result<TreeDigest, Fault> {
     run(root, task, known, true)
+}
+
+/// Removes the tree at `root` if its digest is `expected`. What a kill leaves of it has
+/// a temporary name, and the next writer sweeps it.
+pub(super) fn remove_own_tree(root: &Path, expected: [u8; 32], task: &Task) -> Result<(), Fault> {
+    let (parent, name) = at::parent(root)?;
+    if root.file_name().is_none() {
+        return Err(Fault::unexpected("the root directory cannot be removed"));
+    }
+    if digest(root, task)?.sha256 != expected {
+        return Err(Fault::unexpected("it is not what was expected: somebody changed it"));
+    }
+    let temporary = OsString::from(format!("{}{}", temporary::PREFIX, ulid::Ulid::generate()));
+    let fs = durable::real();
+    let place = at::magic(&parent);
+    fs.rename_no_replace(&place.join(&name), &place.join(&temporary))?;
+    fs.sync_dir(&place)?;
+    task.tick()?;
+    durable::remove_all(&*fs, &place.join(&temporary))?;
+    Ok(fs.sync_dir(&place)?)
 }
 
 fn run(root: &Path, task: &Task, known: &Known, sync: bool) -> Result<TreeDigest, Fault> {

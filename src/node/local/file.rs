@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use vault::durable;
 
 use super::super::{
-    Attributes, Entry, FileContent, FileKind, NodeErrorKind, Space, WriteHow, WriteLike,
+    Attributes, Entry, FileContent, FileKind, NodeErrorKind, SetHow, Space, WriteHow, WriteLike,
 };
 use super::fault::Fault;
 use super::owner::Owners;
@@ -92,7 +92,7 @@ fn content(handle: &OwnedFd, limit: u64) -> Result<Vec<u8>, Fault> {
     Err(Fault::unexpected("it changes while it is read"))
 }
 
-fn expect(handle: &OwnedFd, wanted: FileKind) -> Result<(), Fault> {
+pub(super) fn expect(handle: &OwnedFd, wanted: FileKind) -> Result<(), Fault> {
     let found = at::kind(&at::metadata(handle)?);
     if found == wanted {
         return Ok(());
@@ -122,7 +122,7 @@ fn hash(handle: &OwnedFd) -> Result<[u8; 32], Fault> {
     }
 }
 
-fn existing(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Fault> {
+pub(super) fn existing(directory: &OwnedFd, name: &OsStr) -> Result<OwnedFd, Fault> {
     at::handle_if(directory, name)?
         .ok_or_else(|| Fault::new(NodeErrorKind::NotFound, "nothing stands there"))
 }
@@ -214,6 +214,34 @@ pub(super) fn make_dir(path: &Path, how: &WriteLike) -> Result<(), Fault> {
     at::apply(&temporary.handle()?, &attributes)?;
     durable::real().sync_dir(&at::magic(&temporary.file))?;
     temporary.name(&name, false)
+}
+
+pub(super) fn set(path: &Path, how: &SetHow) -> Result<(), Fault> {
+    let (directory, name) = at::parent(path)?;
+    if !matches!(how.kind, FileKind::File | FileKind::Directory) {
+        return Err(Fault::unexpected("only a regular file or a directory has what can be set"));
+    }
+    let handle = existing(&directory, &name)?;
+    expect(&handle, how.kind)?;
+    // Opened before its mode may forbid that.
+    let file = at::reopen(&handle)?;
+    if let Some(attributes) = &how.attributes {
+        at::apply(&handle, attributes)?;
+    }
+    if let Some(modified) = how.modified {
+        rustix::fs::futimens(&file, &at::times(modified)?)?;
+    }
+    Ok(file.sync_all()?)
+}
+
+pub(super) fn remove_dir(path: &Path) -> Result<(), Fault> {
+    let (directory, name) = at::parent(path)?;
+    if path.file_name().is_none() {
+        return Err(Fault::unexpected("the root directory cannot be removed"));
+    }
+    expect(&existing(&directory, &name)?, FileKind::Directory)?;
+    rustix::fs::unlinkat(&directory, &name, AtFlags::REMOVEDIR)?;
+    Ok(durable::real().sync_dir(&at::magic(&directory))?)
 }
 
 pub(super) fn remove_own(path: &Path, expected: [u8; 32]) -> Result<(), Fault> {

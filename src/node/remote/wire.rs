@@ -19,11 +19,12 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 
 use crate::node::{
-    ByteStream, ContainerQuery, NodeError, ProcessQuery, TreeSpec, UnitAction, WriteHow, WriteLike,
+    ByteStream, ContainerQuery, LinkHow, MemberSpec, NodeError, ProcessQuery, SetHow, TreeSpec,
+    UnitAction, WriteHow, WriteLike,
 };
 
 /// The version of the protocol; both sides have the same or do not talk.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 /// The path of the one gRPC method.
 pub const METHOD: &str = "/etcdvault.node.v1.Node/Call";
 /// The longest JSON text of a value, in bytes.
@@ -134,12 +135,18 @@ pub enum Call {
     Write { path: PathBuf, length: u64, how: WriteHow },
     Rename { from: PathBuf, to: PathBuf },
     MakeDir { path: PathBuf, like: WriteLike },
+    MakeLink { path: PathBuf, how: LinkHow },
+    Set { path: PathBuf, how: SetHow },
     RemoveOwn { path: PathBuf, expected: [u8; 32] },
+    RemoveLink { path: PathBuf, target: PathBuf },
+    RemoveDir { path: PathBuf },
+    RemoveOwnTree { path: PathBuf, expected: [u8; 32] },
     Digest { path: PathBuf },
     Space { path: PathBuf },
     Mounts,
     SaveTree { spec: TreeSpec },
     UnpackTree { root: PathBuf },
+    BuildMember { path: PathBuf, spec: MemberSpec },
     Unit { name: String },
     Units { glob: String },
     UnitDo { name: String, action: UnitAction, deadline: Duration },

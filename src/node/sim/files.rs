@@ -8,7 +8,8 @@ use std::path::{Component, Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use super::super::{
-    Attributes, Entry, FileKind, Mount, NodeErrorKind, Space, TreeDigest, WriteHow, WriteLike,
+    Attributes, Entry, FileKind, LinkHow, Mount, NodeErrorKind, SetHow, Space, TreeDigest,
+    WriteHow, WriteLike,
 };
 use super::Fault;
 
@@ -305,6 +306,95 @@ impl Tree {
         let attributes = self.like(path, like)?;
         self.writable(&place, 0)?;
         self.put(place, Inode { attributes, ..directory(now) }, true);
+        Ok(())
+    }
+
+    pub(super) fn make_link(&mut self, path: &Path, how: &LinkHow, now: i128) -> Result<(), Fault> {
+        if how.target.as_os_str().is_empty() || how.target.as_os_str().as_bytes().contains(&0) {
+            return fault(NodeErrorKind::Unexpected, "it is no target of a link");
+        }
+        let place = match &how.replaces {
+            None => self.place(path)?,
+            Some(expected) => self.check_target(path, expected)?,
+        };
+        self.writable(&place, 0)?;
+        // A link has no mode of its own.
+        let attributes = Attributes { mode: 0o777, ..how.attributes.clone() };
+        let inode = Inode {
+            kind: FileKind::Symlink,
+            bytes: Vec::new(),
+            attributes,
+            modified: how.modified.unwrap_or(now),
+            target: Some(how.target.clone()),
+        };
+        self.put(place, inode, true);
+        Ok(())
+    }
+
+    fn check_target(&self, path: &Path, expected: &Path) -> Result<PathBuf, Fault> {
+        let (path, inode) = self.existing(path)?;
+        match &inode.target {
+            Some(target) if target.as_os_str() == expected.as_os_str() => Ok(path),
+            Some(_) => fault(NodeErrorKind::Unexpected, "it leads elsewhere than was expected"),
+            None => fault(NodeErrorKind::Unexpected, "no link stands there"),
+        }
+    }
+
+    pub(super) fn set(&mut self, path: &Path, how: &SetHow) -> Result<(), Fault> {
+        let (path, inode) = self.existing(path)?;
+        if inode.kind != how.kind || !matches!(how.kind, FileKind::File | FileKind::Directory) {
+            return fault(NodeErrorKind::Unexpected, "something else stands there");
+        }
+        self.writable(&path, 0)?;
+        let mut inode = inode.clone();
+        if let Some(attributes) = &how.attributes {
+            inode.attributes = attributes.clone();
+        }
+        if let Some(modified) = how.modified {
+            inode.modified = modified;
+        }
+        self.put(path, inode, true);
+        Ok(())
+    }
+
+    pub(super) fn remove_link(&mut self, path: &Path, target: &Path) -> Result<(), Fault> {
+        let path = self.check_target(path, target)?;
+        self.writable(&path, 0)?;
+        self.take(&path);
+        Ok(())
+    }
+
+    pub(super) fn remove_dir(&mut self, path: &Path) -> Result<(), Fault> {
+        let (path, inode) = self.existing(path)?;
+        if inode.kind != FileKind::Directory || path == Path::new("/") {
+            return fault(NodeErrorKind::Unexpected, "no directory stands there");
+        }
+        if self.volumes.iter().any(|volume| volume.mount.point == path) {
+            return fault(NodeErrorKind::Other, "device or resource busy");
+        }
+        if below(&self.now, &path).nth(1).is_some() {
+            return fault(NodeErrorKind::AlreadyExists, "directory not empty");
+        }
+        self.writable(&path, 0)?;
+        self.take(&path);
+        Ok(())
+    }
+
+    pub(super) fn remove_own_tree(&mut self, path: &Path, expected: [u8; 32]) -> Result<(), Fault> {
+        if self.digest(path)?.sha256 != expected {
+            return fault(NodeErrorKind::Unexpected, "it is not what was expected");
+        }
+        let (path, _) = self.existing(path)?;
+        if path == Path::new("/") {
+            return fault(NodeErrorKind::Unexpected, "the root directory cannot be removed");
+        }
+        self.writable(&path, 0)?;
+        for names in [&mut self.now, &mut self.durable] {
+            let gone: Vec<PathBuf> = below(names, &path).map(|(p, _)| p.clone()).collect();
+            for path in gone {
+                names.remove(&path);
+            }
+        }
         Ok(())
     }
 

@@ -15,6 +15,9 @@ use super::program::{self, Launch, Running};
 use super::units::{self, SimUnit};
 use super::{BEGINNING, Fault, Moment};
 
+/// The kubelet's unit, where a test makes it one.
+const KUBELET: &str = "kubelet.service";
+
 /// Ended containers of a pod that are still shown.
 const ENDED: usize = 5;
 
@@ -376,7 +379,7 @@ impl Machine {
 
     /// What the time since the last call brought.
     pub(super) fn settle(&mut self, moment: &Moment) {
-        if !self.powered || !self.kubelet {
+        if !self.powered || !self.kubelet_runs() {
             return;
         }
         self.compare_manifests(moment);
@@ -386,6 +389,16 @@ impl Machine {
                 break;
             }
         }
+    }
+
+    /// Where the kubelet is a unit, whether that runs. Without it containers go on, and
+    /// nothing starts or ends one.
+    fn kubelet_runs(&self) -> bool {
+        self.kubelet
+            && match self.units.get(KUBELET) {
+                Some(unit) => unit.running.is_some(),
+                None => units::load(&self.tree, KUBELET).is_none(),
+            }
     }
 
     fn compare_manifests(&mut self, moment: &Moment) {

@@ -45,8 +45,13 @@ pub(super) fn start(
     });
     match name.as_deref() {
         Some("etcd") => etcd(launch, tree, now, peers),
-        Some("kube-apiserver") => {
-            let port = flag(&launch.arguments, "secure-port").unwrap_or("6443".into());
+        Some(name @ ("kube-apiserver" | "kube-scheduler" | "kube-controller-manager")) => {
+            let usual = match name {
+                "kube-apiserver" => "6443",
+                "kube-scheduler" => "10259",
+                _ => "10257",
+            };
+            let port = flag(&launch.arguments, "secure-port").unwrap_or(usual.into());
             let port = port.parse().map_err(|_| format!("invalid secure-port {port:?}"))?;
             Ok((vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))], Vec::new()))
         }

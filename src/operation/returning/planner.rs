@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use crate::operation::state::describe::{Description, Program, Runs};
 use crate::operation::state::index::{File, Kind, NodeIndex};
-use crate::operation::step::{Change, Expected, How, Instance, Mode, Service, Step, What};
+use crate::operation::step::{Change, Expected, How, Instance, Mode, Moment, Service, Step, What};
 use crate::plan::{Place, Plan, PlanId, Stage};
 
 /// Nodes whose files are set at the same time.
@@ -122,25 +122,54 @@ fn what(index: &NodeIndex, file: &File) -> Option<What> {
         xattrs: file.xattrs.clone(),
     };
     match file.kind {
-        Kind::File => Some(What::File { sha256: file.sha256?.to_string(), mode: mode(file) }),
+        Kind::File => Some(What::File {
+            sha256: file.sha256?.to_string(),
+            mode: mode(file),
+            modified: modified(file),
+        }),
         Kind::HardLink => {
             let source = index.state.file(file.target.as_deref()?)?;
-            Some(What::File { sha256: source.sha256?.to_string(), mode: mode(source) })
+            Some(What::File {
+                sha256: source.sha256?.to_string(),
+                mode: mode(source),
+                modified: modified(source),
+            })
         }
         Kind::Directory => Some(What::Directory { mode: mode(file) }),
-        Kind::Symlink => Some(What::Link { target: file.target.clone()? }),
+        Kind::Symlink => Some(What::Link {
+            target: file.target.clone()?,
+            // Whatever an archive says of it.
+            mode: Mode { mode: 0o777, ..mode(file) },
+            modified: modified(file),
+        }),
     }
+}
+
+/// When it was last changed, in nanoseconds since 1970.
+fn modified(file: &File) -> Option<i64> {
+    let (seconds, nanos) = file.modified;
+    seconds.checked_mul(1_000_000_000)?.checked_add(i64::from(nanos))
 }
 
 fn files(index: &NodeIndex) -> BTreeMap<PathBuf, &File> {
     index.state.files.iter().filter_map(|file| Some((file.real_path()?, file))).collect()
 }
 
-/// What differs on a node: changes in the order in which they are made, and what no
-/// step can do.
-fn changes(input: &NodeInput) -> (Vec<Change>, Vec<String>) {
+/// What differs on a node.
+#[derive(Default)]
+struct Differences {
+    /// In the order in which it is changed.
+    changes: Vec<Change>,
+    /// Directories in which something changes, or whose time alone is another.
+    times: Vec<Moment>,
+    /// What no step can do.
+    by_hand: Vec<String>,
+}
+
+fn changes(input: &NodeInput) -> Differences {
     let (was, is) = (files(&input.state), files(&input.now));
-    let (mut gone, mut set, mut by_hand) = (Vec::new(), Vec::new(), Vec::new());
+    let mut found = Differences::default();
+    let (mut gone, mut set, mut times) = (Vec::new(), Vec::new(), Vec::new());
     let paths: BTreeSet<&PathBuf> = was.keys().chain(is.keys()).collect();
     let left_out: Vec<PathBuf> = input
         .state
@@ -160,41 +189,79 @@ fn changes(input: &NodeInput) -> (Vec<Change>, Vec<String>) {
         let before = side(&input.now, is.get(path));
         let after = side(&input.state, was.get(path));
         let mut hand =
-            |why: &str| by_hand.push(format!("{}: {} {why}", input.node, path.display()));
+            |why: &str| found.by_hand.push(format!("{}: {} {why}", input.node, path.display()));
         let (Some(before), Some(after)) = (before, after) else {
             hand("cannot be compared");
             continue;
         };
-        if before == after || left_out.iter().any(|left| path.starts_with(left)) {
+        let of_a_package = OF_PACKAGES.iter().any(|tree| path.starts_with(tree));
+        if left_out.iter().any(|left| path.starts_with(left)) {
             continue;
         }
+        let same = before.same(&after);
         let change = Change { path: path.clone(), stored_as: None, before, after };
-        match (&change.before, &change.after) {
-            (_, What::Nothing) if OF_PACKAGES.iter().any(|tree| path.starts_with(tree)) => {
-                hand("was not there; it is a package's and stays");
+        match &change.after {
+            // A time is set where there is more to do, and asks for nothing itself.
+            What::File { .. } if same => {
+                if !change.before.is(&change.after) && !of_a_package {
+                    times.push(change);
+                }
             }
-            (_, What::Nothing) => gone.push(change),
-            (What::Nothing | What::File { .. }, What::File { .. })
-            | (What::Nothing, What::Directory { .. }) => set.push(change),
-            (What::Directory { .. }, What::Directory { mode }) => hand(&format!(
-                "is a directory of {}:{} with mode {:04o} in the state",
-                mode.uid, mode.gid, mode.mode
-            )),
-            (_, What::Link { target }) => hand(&format!("is a link to {target} in the state")),
-            _ => hand("is something else in the state"),
+            _ if same => {}
+            What::Nothing if of_a_package => hand("was not there; it is a package's and stays"),
+            What::Nothing => gone.push(change),
+            _ => set.push(change),
         }
     }
     // What is in a directory goes before it.
     gone.reverse();
-    gone.append(&mut set);
-    (gone, by_hand)
+    found.changes = gone;
+    found.changes.append(&mut set);
+    if !found.changes.is_empty() {
+        found.times = directory_times(&was, &is, &found.changes);
+        found.changes.append(&mut times);
+    }
+    found
+}
+
+/// The times of directories of a state that are other now, or will be.
+fn directory_times(
+    was: &BTreeMap<PathBuf, &File>,
+    is: &BTreeMap<PathBuf, &File>,
+    changes: &[Change],
+) -> Vec<Moment> {
+    let touched: BTreeSet<&Path> = changes
+        .iter()
+        .flat_map(|change| [Some(&*change.path), change.path.parent()])
+        .flatten()
+        .collect();
+    let directories = was.iter().filter(|(path, file)| {
+        file.kind == Kind::Directory
+            && !OF_PACKAGES.iter().any(|tree| path.starts_with(tree))
+            && (touched.contains(path.as_path())
+                || is.get(*path).is_none_or(|is| is.modified != file.modified))
+    });
+    let times = directories
+        .filter_map(|(path, file)| Some(Moment { path: path.clone(), modified: modified(file)? }));
+    times.collect()
 }
 
 fn program(description: &Description, service: Service) -> Option<&Program> {
     match service {
         Service::Etcd => description.etcd.as_ref(),
         Service::ApiServer => description.apiserver.as_ref(),
+        // Known as a unit alone.
+        Service::Kubelet => None,
     }
+}
+
+/// The kubelet's unit.
+const KUBELET: &str = "kubelet.service";
+
+/// Whether a unit ran, or tried to.
+fn unit_runs(description: &Description, unit: &str) -> bool {
+    let seen = description.units.get(unit);
+    seen.is_some_and(|seen| matches!(seen.active.as_str(), "active" | "activating" | "reloading"))
 }
 
 /// The ports on which a service listens by its options.
@@ -209,6 +276,7 @@ fn ports(service: Service, program: &Program) -> Vec<u16> {
         Service::ApiServer => {
             vec![option("secure-port").and_then(|port| port.parse().ok()).unwrap_or(6443)]
         }
+        Service::Kubelet => Vec::new(),
     };
     ports.sort_unstable();
     ports.dedup();
@@ -264,6 +332,15 @@ fn concerns(service: Service, input: &NodeInput, path: &Path) -> bool {
                 "/etc/sysconfig/kube-apiserver",
             ]) || under(&["/etc/kubernetes/pki"]) && !under(&["/etc/kubernetes/pki/etcd"])
         }
+        Service::Kubelet => {
+            under(&[
+                "/var/lib/kubelet",
+                "/etc/default/kubelet",
+                "/etc/sysconfig/kubelet",
+                "/etc/kubernetes/kubelet.conf",
+                "/etc/kubernetes/bootstrap-kubelet.conf",
+            ]) || unit_of(path).as_deref() == Some(KUBELET)
+        }
     }
 }
 
@@ -301,29 +378,42 @@ pub fn plan(inputs: &Inputs) -> Planned {
     let (mut disables, mut enables) = (Vec::new(), Vec::new());
     let mut count = 0;
     for input in &inputs.nodes {
-        let (mut changes, mut hand) = changes(input);
+        let Differences { mut changes, times, by_hand: mut hand } = changes(input);
         by_hand.append(&mut hand);
-        count += changes.len();
+        // A file of another time is no other file.
+        let differs = |change: &&Change| !change.before.same(&change.after);
         let files: Vec<Expected> = changes
             .iter()
-            .map(|change| Expected { path: change.path.clone(), what: change.after.clone() })
+            .filter(differs)
+            .map(|change| Expected { path: change.path.clone(), what: change.after.timeless() })
             .collect();
-        let mut open = Vec::new();
+        count += files.len();
+        let touched = |service: Service, changes: &[Change]| {
+            let mut changes = changes.iter().filter(differs);
+            changes.any(|change| concerns(service, input, &change.path))
+        };
+        let (mut open, mut units) = (Vec::new(), Vec::new());
+        if touched(Service::Kubelet, &changes) {
+            let descriptions = [&input.state.description, &input.now.description];
+            if descriptions.iter().any(|about| about.units.contains_key(KUBELET)) {
+                let moves = moves.entry(Service::Kubelet).or_default();
+                units.extend(restart_kubelet(input, moves));
+            } else {
+                by_hand.push(format!(
+                    "{}: the kubelet reads its files when it is started again; it is no unit \
+                     {KUBELET} here",
+                    input.node
+                ));
+            }
+        }
         for service in [Service::ApiServer, Service::Etcd] {
-            let touched = changes.iter().any(|change| concerns(service, input, &change.path));
+            let touched = touched(service, &changes);
             let moves = moves.entry(service).or_default();
             let moved = moves.count();
             open.extend(move_service(service, input, touched, inputs.id, &mut changes, moves));
             let (first, last) = at_boot(service, input, touched || moves.count() > moved);
             disables.extend(first);
             enables.extend(last);
-        }
-        let kubelet = |path: &Path| path.starts_with("/var/lib/kubelet");
-        if changes.iter().any(|change| kubelet(&change.path)) {
-            by_hand.push(format!(
-                "{}: the kubelet reads its files when it is restarted: systemctl restart kubelet",
-                input.node
-            ));
         }
         let reload: BTreeSet<String> =
             changes.iter().filter_map(|change| unit_of(&change.path)).collect();
@@ -333,10 +423,11 @@ pub fn plan(inputs: &Inputs) -> Planned {
                 backup: inputs.backup.clone(),
                 changes,
                 reload: reload.into_iter().collect(),
+                times,
             });
         }
         if !files.is_empty() || !open.is_empty() {
-            checks.push(Step::Check { node: input.node.clone(), files, ports: open });
+            checks.push(Step::Check { node: input.node.clone(), files, ports: open, units });
         }
     }
     let mut stages = Vec::new();
@@ -347,7 +438,8 @@ pub fn plan(inputs: &Inputs) -> Planned {
     };
     let mut stops = Vec::new();
     let mut starts = Vec::new();
-    for service in [Service::ApiServer, Service::Etcd] {
+    // The kubelet stops and starts the pods of the others.
+    for service in [Service::ApiServer, Service::Etcd, Service::Kubelet] {
         let Some(mut moved) = moves.remove(&service) else { continue };
         // False sorts first: the leader is the last to go.
         moved.stop.sort_by_key(|instance| Some(&instance.node) == inputs.leader.as_ref());
@@ -381,7 +473,7 @@ pub fn plan(inputs: &Inputs) -> Planned {
         }
     };
     if inputs.save {
-        stage(1, vec![Step::SaveState { nodes: nodes.clone() }]);
+        stage(1, vec![Step::SaveState { nodes: nodes.clone(), data: false }]);
     }
     stage(AT_ONCE, disables);
     for stop in stops {
@@ -451,6 +543,27 @@ fn move_service(
         }
     }
     was.filter(|_| ran).map(|was| ports(service, was)).unwrap_or_default()
+}
+
+/// Stops the kubelet while its files change and starts it again: so it runs with those
+/// that are there, whichever way the plan goes. Returns the unit where it has to run at
+/// the end.
+fn restart_kubelet(input: &NodeInput, moves: &mut Moves) -> Option<String> {
+    let (was, is) = (&input.state.description, &input.now.description);
+    let instance = |healthy: bool| Instance {
+        node: input.node.clone(),
+        how: How::Unit { unit: KUBELET.to_owned() },
+        healthy,
+    };
+    if unit_runs(is, KUBELET) {
+        let healthy = is.units.get(KUBELET).is_some_and(|seen| seen.active == "active");
+        moves.stop.push(instance(healthy));
+    }
+    if !unit_runs(was, KUBELET) {
+        return None;
+    }
+    moves.start.push(instance(true));
+    Some(KUBELET.to_owned())
 }
 
 /// Whether systemd is about to start the service again and again.

@@ -8,16 +8,20 @@ use async_trait::async_trait;
 use vault::layout::ClusterName;
 use vault::repository::{Backup, Repository};
 
+use super::reached;
+use crate::etcd::cluster::Reach;
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::event::Events;
-use crate::node::{Node, NodeName};
+use crate::node::{ByteStream, Node, NodeName};
+use crate::operation::backup::{BackupOptions, Strategy, backup};
 use crate::operation::failure::{Failure, FailureKind};
 use crate::operation::find as backups;
 use crate::operation::interrupt::Interrupt;
+use crate::operation::proof::Policy;
 use crate::operation::state::index::NodeIndex;
-use crate::operation::state::save::{SaveOptions, save};
+use crate::operation::state::save::{SaveOptions, observe_cluster, save};
 use crate::operation::state::{find, show};
-use crate::operation::step::Contents;
+use crate::operation::step::{Contents, MemberAnswer};
 use crate::plan::{Place, PlanId};
 
 /// A repository with what a save needs.
@@ -28,7 +32,7 @@ pub struct Vaulted {
     pub nodes: BTreeMap<String, Arc<dyn Node>>,
     /// The cluster.
     pub cluster: ClusterName,
-    /// Connects to the members, to be described.
+    /// Connects to the members, to be described and asked.
     pub connector: Connector,
     /// How they are reached.
     pub connection: ConnectionSettings,
@@ -87,7 +91,19 @@ impl Contents for Vaulted {
         show::content_of(&self.repository, &found.manifest, &name, index, path).await
     }
 
-    async fn save(&self, nodes: &[Place], plan: PlanId) -> Result<String, Failure> {
+    async fn snapshot(&self, backup: &str, node: &NodeName) -> Result<ByteStream, Failure> {
+        reached::snapshot(&self.repository, backup, node).await
+    }
+
+    async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure> {
+        reached::members(&self.connector, &self.connection, revision).await
+    }
+
+    async fn write(&self) -> Result<(), Failure> {
+        reached::write(&self.connector, &self.connection).await
+    }
+
+    async fn save(&self, nodes: &[Place], plan: PlanId, data: bool) -> Result<String, Failure> {
         let named = nodes.iter().filter_map(|place| self.nodes.get(place.as_str()).cloned());
         let named: Vec<Arc<dyn Node>> = named.collect();
         let labels = BTreeMap::from([(find::PLAN_LABEL.to_owned(), plan.to_string())]);
@@ -99,7 +115,28 @@ impl Contents for Vaulted {
         let runtime = tokio::runtime::Handle::current();
         let saving = tokio::task::spawn_blocking(move || {
             runtime.block_on(async {
-                save(
+                if data && observe_cluster(&connector, &connection).await.is_some() {
+                    // A running cluster: its data is one snapshot, as of any backup.
+                    let options = BackupOptions {
+                        cluster: Some(cluster),
+                        strategy: Strategy::default(),
+                        reach: Reach::AllMembers,
+                        proof: Policy::All,
+                        labels,
+                        write: options.write.clone(),
+                        nodes: Some((named, options)),
+                    };
+                    let interrupt = &mut Interrupt::never();
+                    let made =
+                        backup(&repository, &connector, &connection, &options, &events, interrupt);
+                    let made = made.await?;
+                    return Ok((
+                        made.id,
+                        made.state.map(|state| state.missing).unwrap_or_default(),
+                    ));
+                }
+                let options = SaveOptions { data, ..options };
+                let saved = save(
                     &repository,
                     &named,
                     &connector,
@@ -110,19 +147,20 @@ impl Contents for Vaulted {
                     &events,
                     &mut Interrupt::never(),
                 )
-                .await
+                .await?;
+                Ok::<_, Failure>((saved.id, saved.content.missing))
             })
         });
-        let report = saving.await.map_err(|error| {
+        let (id, missing) = saving.await.map_err(|error| {
             Failure::new(FailureKind::Error, "no state was stored").because(error)
         })??;
-        match report.content.missing.first() {
+        match missing.first() {
             // What could not be stored could not be returned to.
             Some(missing) => {
                 let what = format!("the state of {} was not stored", missing.node);
                 Err(Failure::new(FailureKind::Error, what).detail(missing.why.clone()))
             }
-            None => Ok(report.id),
+            None => Ok(id),
         }
     }
 

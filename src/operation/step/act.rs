@@ -5,9 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 
+use super::data::{self, HASH_KV, Wanted};
 use super::file::{self, failed, look};
 use super::service::{self, State};
-use super::{Contents, Expected, Instance, SAVED, Service, Step, World};
+use super::{Contents, Expected, Instance, NewMember, SAVED, Service, Step, World};
 use crate::node::{Node, UnitAction};
 use crate::operation::failure::Failure;
 use crate::plan::{Act, Context, Outputs, Place, Probe, StepError};
@@ -19,7 +20,8 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// systemd making a link.
 const ENABLE: Duration = Duration::from_secs(60);
 
-fn not_stored(failure: &Failure) -> StepError {
+/// A failure of the vault's, or of the cluster's, as a step's.
+pub(super) fn not_stored(failure: &Failure) -> StepError {
     let mut why = vec![failure.what.clone()];
     why.extend(failure.causes());
     let mut error = StepError::new(why.join(": "));
@@ -33,6 +35,13 @@ impl World {
         let node = self.nodes.get(place.as_str());
         node.map(|node| node.as_ref())
             .ok_or_else(|| StepError::new(format!("{place} is not reached")).without_effect())
+    }
+
+    fn members<'a>(
+        &'a self,
+        members: &'a [NewMember],
+    ) -> Result<Vec<(&'a dyn Node, &'a NewMember)>, StepError> {
+        members.iter().map(|member| Ok((self.node(&member.node)?, member))).collect()
     }
 
     fn contents(&self) -> Result<&dyn Contents, StepError> {
@@ -90,7 +99,7 @@ async fn wrong(
 ) -> Result<(Vec<String>, Vec<u16>), StepError> {
     let mut odd = Vec::new();
     for Expected { path, what } in files {
-        if look(node, path).await? != *what {
+        if !look(node, path).await?.is(what) {
             odd.push(path.display().to_string());
         }
     }
@@ -113,6 +122,23 @@ async fn enable(node: &dyn Node, unit: &str, enabled: bool) -> Result<(), StepEr
     node.unit_do(unit, action, ENABLE).await.map_err(failed)
 }
 
+fn ids(members: &[NewMember]) -> Vec<String> {
+    members.iter().map(|member| member.id.clone()).collect()
+}
+
+fn wanted<'a>(
+    cluster: &'a str,
+    members: &'a [String],
+    revision: i64,
+    context: &Context<'_>,
+) -> Result<Wanted<'a>, StepError> {
+    let hash = context.output(HASH_KV)?;
+    let hash = hash
+        .parse()
+        .map_err(|_| StepError::new(format!("{hash:?} is no HashKV")).without_effect())?;
+    Ok(Wanted { cluster, members, revision, hash })
+}
+
 fn first_error(results: Vec<Result<(), StepError>>) -> Result<(), StepError> {
     results.into_iter().collect()
 }
@@ -128,6 +154,17 @@ impl Act<World> for Step {
                     None => Probe::NotDone,
                 })
             }
+            Self::BuildData { members, .. } => {
+                data::probe_built(&world.members(members)?, context).await
+            }
+            Self::SwapData { members } => {
+                data::probe_swapped(&world.members(members)?, context).await
+            }
+            Self::CheckData { cluster, members, revision } => {
+                let ids = ids(members);
+                let wanted = wanted(cluster, &ids, *revision, context)?;
+                Ok(done(data::agreed(world.contents()?, &wanted).await?))
+            }
             Self::Stop { service, instances } => {
                 states(world, *service, instances, State::Stopped).await
             }
@@ -140,8 +177,8 @@ impl Act<World> for Step {
                 let mut odd = None;
                 for change in changes {
                     match look(node, &change.path).await? {
-                        now if now == change.after => after += 1,
-                        now if now == change.before => before += 1,
+                        now if now.is(&change.after) => after += 1,
+                        now if now.same(&change.before) => before += 1,
                         _ => odd = Some(&change.path),
                     }
                 }
@@ -162,8 +199,14 @@ impl Act<World> for Step {
                 let is = found.is_some_and(|unit| unit.file_state == "enabled");
                 Ok(done(is == *enabled))
             }
-            Self::Check { node, files, ports } => {
-                let (odd, closed) = wrong(world.node(node)?, files, ports).await?;
+            Self::Check { node, files, ports, units } => {
+                let node = world.node(node)?;
+                let (odd, closed) = wrong(node, files, ports).await?;
+                for unit in units {
+                    if service::run_of(node, unit).await?.is_none() {
+                        return Ok(Probe::NotDone);
+                    }
+                }
                 Ok(done(odd.is_empty() && closed.is_empty()))
             }
         }
@@ -171,11 +214,29 @@ impl Act<World> for Step {
 
     async fn apply(&self, world: &World, context: &Context<'_>) -> Result<(), StepError> {
         match self {
-            Self::SaveState { nodes } => {
+            Self::BuildData { backup, cluster, members } => {
+                let (members, contents) = (world.members(members)?, world.contents()?);
+                let builds = members.iter().map(|(node, member)| {
+                    data::build(*node, member, cluster, backup, contents, context)
+                });
+                first_error(join_all(builds).await)
+            }
+            Self::SwapData { members } => {
+                for (node, member) in world.members(members)? {
+                    data::swap(node, member, context).await?;
+                }
+                Ok(())
+            }
+            Self::CheckData { cluster, members, revision } => {
+                let ids = ids(members);
+                let wanted = wanted(cluster, &ids, *revision, context)?;
+                data::agree(world.contents()?, &wanted, context).await
+            }
+            Self::SaveState { nodes, data } => {
                 let contents = world.contents()?;
                 let saved = contents.saved(context.plan).await;
                 if saved.map_err(|failure| not_stored(&failure))?.is_none() {
-                    let saved = contents.save(nodes, context.plan).await;
+                    let saved = contents.save(nodes, context.plan, *data).await;
                     saved.map_err(|failure| not_stored(&failure))?;
                 }
                 Ok(())
@@ -194,7 +255,7 @@ impl Act<World> for Step {
                 });
                 first_error(join_all(starts).await)
             }
-            Self::SetFiles { node: place, backup, changes, reload } => {
+            Self::SetFiles { node: place, backup, changes, reload, times } => {
                 let node = world.node(place)?;
                 for (number, change) in changes.iter().enumerate() {
                     let content = async || {
@@ -205,11 +266,15 @@ impl Act<World> for Step {
                     };
                     file::apply(node, context, number, change, content).await?;
                 }
+                file::set_times(node, times).await?;
                 if reload.is_empty() { Ok(()) } else { service::reload(node).await }
             }
             Self::Enable { node, unit, enabled } => enable(world.node(node)?, unit, *enabled).await,
-            Self::Check { node, files, ports } => {
+            Self::Check { node, files, ports, units } => {
                 let node = world.node(node)?;
+                for unit in units {
+                    service::keeps_running(node, context, unit).await?;
+                }
                 let until = tokio::time::Instant::now() + OPEN;
                 loop {
                     let (odd, closed) = wrong(node, files, ports).await?;
@@ -231,7 +296,19 @@ impl Act<World> for Step {
 
     async fn undo(&self, world: &World, context: &Context<'_>) -> Result<(), StepError> {
         match self {
-            Self::SaveState { .. } | Self::Check { .. } => Ok(()),
+            Self::SaveState { .. } | Self::Check { .. } | Self::CheckData { .. } => Ok(()),
+            Self::BuildData { members, .. } => {
+                for (node, member) in world.members(members)? {
+                    data::unbuild(node, member, context).await?;
+                }
+                Ok(())
+            }
+            Self::SwapData { members } => {
+                for (node, member) in world.members(members)? {
+                    data::unswap(node, member, context).await?;
+                }
+                Ok(())
+            }
             Self::Stop { service, instances } => {
                 let starts = instances.iter().map(async |instance| {
                     let node = world.node(&instance.node)?;

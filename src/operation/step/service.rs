@@ -14,6 +14,14 @@ use crate::plan::{Context, StepError};
 const STOP: Duration = Duration::from_secs(120);
 /// Until a unit is ready: etcd reads its whole log first.
 const START: Duration = Duration::from_secs(240);
+/// For so long a unit has to run without ending to be taken for one that runs.
+const STEADY: Duration = Duration::from_secs(8);
+/// Until it has.
+const SETTLED: Duration = Duration::from_secs(90);
+/// How often it is looked at.
+const PAUSE: Duration = Duration::from_secs(1);
+/// systemd making a link or removing one.
+const ENABLE: Duration = Duration::from_secs(60);
 /// systemd reading all units.
 const RELOAD: Duration = Duration::from_secs(60);
 
@@ -59,6 +67,16 @@ pub(super) async fn state(
                 _ => State::Stopped,
             })
         }
+        How::BootUnit { unit } => {
+            let found = node.unit(unit).await.map_err(failed)?;
+            let enabled = found.is_some_and(|unit| unit.file_state == "enabled");
+            let plain = How::Unit { unit: unit.clone() };
+            Ok(match Box::pin(state(node, service, &plain)).await? {
+                State::Runs if enabled => State::Runs,
+                State::Stopped if !enabled => State::Stopped,
+                _ => State::Between,
+            })
+        }
         How::Pod { manifest, aside, ports } => {
             let there = node.stat(manifest).await.map_err(failed)?.is_some();
             let out = node.stat(aside).await.map_err(failed)?.is_some();
@@ -99,6 +117,11 @@ pub(super) async fn stop(
             }
             Ok(())
         }
+        How::BootUnit { unit } => {
+            node.unit_do(unit, UnitAction::Disable, ENABLE).await.map_err(failed)?;
+            let plain = How::Unit { unit: unit.clone() };
+            Box::pin(stop(node, context, service, &plain)).await
+        }
         How::Pod { manifest, aside, ports } => {
             let pod = pod(service, manifest, aside, ports);
             let mut tell = |waiting: &Waiting| context.progress(waiting.to_string());
@@ -135,6 +158,11 @@ pub(super) async fn start(
             context.waits(format!("{unit} on {} to be ready", node.name()), START);
             node.unit_do(unit, UnitAction::Start, START).await.map_err(failed)
         }
+        How::BootUnit { unit } => {
+            node.unit_do(unit, UnitAction::Enable, ENABLE).await.map_err(failed)?;
+            let plain = How::Unit { unit: unit.clone() };
+            Box::pin(start(node, context, service, &plain)).await
+        }
         How::Pod { manifest, aside, ports } => {
             let pod = pod(service, manifest, aside, ports);
             let mut tell = |waiting: &Waiting| context.progress(waiting.to_string());
@@ -164,6 +192,39 @@ pub(super) async fn start_again(
     started
 }
 
+/// Which run of a unit it is that is active now, if one is.
+pub(super) async fn run_of(node: &dyn Node, unit: &str) -> Result<Option<String>, StepError> {
+    let found = node.unit(unit).await.map_err(failed)?;
+    Ok(found.filter(|unit| unit.active_state == "active").map(|unit| unit.invocation))
+}
+
+/// Waits until a unit has run for a while without ending in between.
+pub(super) async fn keeps_running(
+    node: &dyn Node,
+    context: &Context<'_>,
+    unit: &str,
+) -> Result<(), StepError> {
+    context.waits(format!("{unit} on {} to go on running", node.name()), SETTLED);
+    let until = tokio::time::Instant::now() + SETTLED;
+    let (mut run, mut since) = (run_of(node, unit).await?, tokio::time::Instant::now());
+    loop {
+        tokio::time::sleep(PAUSE).await;
+        let now = run_of(node, unit).await?;
+        if now.is_none() || now != run {
+            (run, since) = (now, tokio::time::Instant::now());
+        }
+        if run.is_some() && since.elapsed() >= STEADY {
+            return Ok(());
+        }
+        if tokio::time::Instant::now() >= until {
+            break;
+        }
+    }
+    let why = format!("{unit} on {} does not go on running", node.name());
+    let error = StepError::new(why).without_effect();
+    Err(error.hint(format!("journalctl -u {unit} on {} says why", node.name())))
+}
+
 /// Lets systemd read its files again.
 pub(super) async fn reload(node: &dyn Node) -> Result<(), StepError> {
     match node.unit_do("", UnitAction::DaemonReload, RELOAD).await {
@@ -181,6 +242,10 @@ pub(super) fn shell(instance: &Instance, stop: bool) -> Command {
             let verb: &[&str] = if stop { &["stop"] } else { &["start", "--no-block"] };
             let words = ["systemctl"].iter().chain(verb).copied().chain([unit.as_str()]);
             Command::new(node, words)
+        }
+        How::BootUnit { unit } => {
+            let verb = if stop { "disable" } else { "enable" };
+            Command::new(node, ["systemctl", verb, "--now", unit])
         }
         How::Pod { manifest, aside, .. } => {
             let (from, to) = if stop { (manifest, aside) } else { (aside, manifest) };

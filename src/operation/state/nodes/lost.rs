@@ -6,9 +6,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::node::{
-    ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, Listener, Mount, Node,
-    NodeError, NodeName, Process, ProcessQuery, Reach, Space, TreeDigest, TreeSpec, Unit,
-    UnitAction, WriteHow, WriteLike,
+    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, LinkHow,
+    Listener, MemberSpec, Mount, Node, NodeError, NodeName, Process, ProcessQuery, Reach, SetHow,
+    Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
 
 /// Answers every call with why it could not be reached.
@@ -63,7 +63,27 @@ impl Node for Lost {
         self.why()
     }
 
+    async fn make_link(&self, _: &Path, _: LinkHow) -> Result<(), NodeError> {
+        self.why()
+    }
+
+    async fn set(&self, _: &Path, _: SetHow) -> Result<(), NodeError> {
+        self.why()
+    }
+
     async fn remove_own(&self, _: &Path, _: [u8; 32]) -> Result<(), NodeError> {
+        self.why()
+    }
+
+    async fn remove_link(&self, _: &Path, _: &Path) -> Result<(), NodeError> {
+        self.why()
+    }
+
+    async fn remove_dir(&self, _: &Path) -> Result<(), NodeError> {
+        self.why()
+    }
+
+    async fn remove_own_tree(&self, _: &Path, _: [u8; 32]) -> Result<(), NodeError> {
         self.why()
     }
 
@@ -84,6 +104,15 @@ impl Node for Lost {
     }
 
     async fn unpack_tree(&self, _: &Path, _: ByteStream) -> Result<TreeDigest, NodeError> {
+        self.why()
+    }
+
+    async fn build_member(
+        &self,
+        _: &Path,
+        _: MemberSpec,
+        _: ByteStream,
+    ) -> Result<BuiltMember, NodeError> {
         self.why()
     }
 

@@ -1,0 +1,554 @@
+//! Data directories: built beside the present ones, put in their place, looked at.
+//!
+//! - One set for all members: every directory is of one snapshot and one cluster that
+//!   never was, so that no member of the old cluster is taken for one of the new one.
+//! - What stood there is renamed, never removed, and so is what was built as soon as
+//!   etcd may have written to it.
+//! - What was built is on record beside the journal before it is used: its HashKV, and
+//!   its digest, by which it is known again.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use super::act::not_stored;
+use super::file::{digest, failed};
+use super::{ASIDE, Contents, MemberAnswer, NewCluster, NewMember};
+use crate::node::{
+    Attributes, BuiltMember, MemberSpec, Node, NodeErrorKind, SpecHash, WriteHow, WriteLike,
+};
+use crate::operation::failure::Failure;
+use crate::operation::journal::make_dirs;
+use crate::plan::shell::Command;
+use crate::plan::{Context, PlanId, Probe, StepError};
+use crate::types::HexId;
+
+/// A note of what was built is at most so large.
+const MAX_NOTE: u64 = 64 << 10;
+/// Until all members answer as they have to.
+const AGREE: Duration = Duration::from_secs(180);
+/// How often they are asked.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A plan that is taken back again and again keeps so many directories that etcd ran on.
+const KEPT: u32 = 20;
+
+/// The output with the HashKV that every member has to have.
+pub(super) const HASH_KV: &str = "hash-kv";
+
+/// What is on record of a directory that was built.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Note {
+    built: BuiltMember,
+}
+
+/// Where the parts of a member's data are.
+struct Part {
+    /// Where etcd looks for it.
+    place: PathBuf,
+    /// Where it is built.
+    new: PathBuf,
+    /// Where what stood there goes.
+    before: PathBuf,
+    /// Where it goes when it is taken back after etcd ran on it.
+    returned: PathBuf,
+    /// Whether something stood there.
+    had: bool,
+}
+
+fn part(place: PathBuf, had: bool, plan: PlanId) -> Part {
+    let name = place.file_name().unwrap_or_default().to_os_string();
+    let beside = |what: &str| {
+        let mut name = name.clone();
+        name.push(format!(".{what}-{plan}"));
+        place.with_file_name(name)
+    };
+    let (new, before, returned) = (beside("new"), beside("before"), beside("returned"));
+    Part { place, new, before, returned, had }
+}
+
+impl NewMember {
+    /// The directory `member`, and the log's where that lies elsewhere. The log comes
+    /// first: what is complete has its `member`.
+    fn parts(&self, plan: PlanId) -> Vec<Part> {
+        let mut parts = Vec::new();
+        if let Some(wal) = &self.wal_dir {
+            parts.push(part(wal.clone(), self.had_wal, plan));
+        }
+        parts.push(part(self.data_dir.join("member"), self.had, plan));
+        parts
+    }
+
+    /// Where the data of before is, for people.
+    pub(crate) fn kept(&self, plan: PlanId) -> Vec<PathBuf> {
+        let parts = self.parts(plan);
+        parts.into_iter().filter(|part| part.had).map(|part| part.before).collect()
+    }
+
+    fn member(&self, plan: PlanId) -> Part {
+        part(self.data_dir.join("member"), self.had, plan)
+    }
+
+    fn note(&self, plan: PlanId) -> PathBuf {
+        Path::new(ASIDE).join(plan.to_string()).join("built.json")
+    }
+}
+
+fn spec(member: &NewMember, cluster: &NewCluster, plan: PlanId) -> Result<MemberSpec, StepError> {
+    let wal = member.wal_dir.as_ref().map(|wal| part(wal.clone(), false, plan).new);
+    Ok(MemberSpec {
+        name: member.name.clone(),
+        initial_cluster: cluster.initial_cluster.clone(),
+        token: cluster.token.clone(),
+        bump_revision: cluster.bump_revision,
+        wal,
+        owner: member.owner,
+        etcd_version: cluster.etcd_version.clone(),
+        size: cluster.size,
+        sha256: digest(&cluster.sha256)?,
+        hash_kv: cluster.hash_kv.map(|hash| SpecHash {
+            revision: hash.revision,
+            compact_revision: (hash.compact_revision >= 0).then_some(hash.compact_revision),
+            hash: hash.hash,
+        }),
+    })
+}
+
+async fn stands(node: &dyn Node, path: &Path) -> Result<bool, StepError> {
+    Ok(node.stat(path).await.map_err(failed)?.is_some())
+}
+
+async fn note(node: &dyn Node, path: &Path) -> Result<Option<Note>, StepError> {
+    match node.read(path, MAX_NOTE).await {
+        Ok(file) => match serde_json::from_slice(&file.bytes) {
+            Ok(note) => Ok(Some(note)),
+            Err(error) => {
+                Err(StepError::new(format!("{} cannot be read", path.display())).because(error))
+            }
+        },
+        Err(error) if error.kind == NodeErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+async fn remove_note(node: &dyn Node, path: &Path) -> Result<(), StepError> {
+    let bytes = match node.read(path, MAX_NOTE).await {
+        Ok(file) => file.bytes,
+        Err(error) if error.kind == NodeErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    };
+    match node.remove_own(path, Sha256::digest(&bytes).into()).await {
+        Err(error) if error.kind == NodeErrorKind::NotFound => Ok(()),
+        other => other.map_err(failed),
+    }
+}
+
+/// How far the building of one member is: what was built when it is done.
+enum Built {
+    No,
+    Partly,
+    Yes(BuiltMember),
+}
+
+async fn built(node: &dyn Node, member: &NewMember, plan: PlanId) -> Result<Built, StepError> {
+    let part = member.member(plan);
+    let there = stands(node, &part.new).await?;
+    Ok(match (note(node, &member.note(plan)).await?, there) {
+        (Some(note), true) => Built::Yes(note.built),
+        (None, false) => Built::No,
+        _ => Built::Partly,
+    })
+}
+
+/// Whether every member is built, and the HashKV of all.
+pub(super) async fn probe_built(
+    nodes: &[(&dyn Node, &NewMember)],
+    context: &Context<'_>,
+) -> Result<Probe, StepError> {
+    let looks = nodes.iter().map(|(node, member)| built(*node, member, context.plan));
+    let (mut done, mut none, mut hashes) = (0, 0, Vec::new());
+    for look in join_all(looks).await {
+        match look? {
+            Built::No => none += 1,
+            Built::Partly => {}
+            Built::Yes(built) => {
+                done += 1;
+                hashes.push(built.hash_kv);
+            }
+        }
+    }
+    hashes.dedup();
+    Ok(match hashes[..] {
+        [hash] if done == nodes.len() => {
+            Probe::Done([(HASH_KV.to_owned(), hash.to_string())].into())
+        }
+        _ if done == nodes.len() => {
+            Probe::Partly("the directories that were built are not of one store".to_owned())
+        }
+        _ if none == nodes.len() => Probe::NotDone,
+        _ => Probe::Partly(format!("{done} of {} directories are built", nodes.len())),
+    })
+}
+
+/// Builds one member's directory from the snapshot of `backup`.
+pub(super) async fn build(
+    node: &dyn Node,
+    member: &NewMember,
+    cluster: &NewCluster,
+    backup: &str,
+    contents: &dyn Contents,
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    let plan = context.plan;
+    let place = member.member(plan).new;
+    let note_at = member.note(plan);
+    match built(node, member, plan).await? {
+        Built::Yes(_) => return Ok(()),
+        Built::No => {}
+        // Without a record nobody has used it, and with one alone there is nothing.
+        Built::Partly => take_build_away(node, member, plan).await?,
+    }
+    if let Some(wal) = &member.wal_dir {
+        // Killed between the two, only the log's directory stands.
+        remove_tree(node, &part(wal.clone(), false, plan).new).await?;
+    }
+    make_data_dir(node, member).await?;
+    make_dirs(node, note_at.parent().unwrap_or(Path::new(ASIDE))).await.map_err(failed)?;
+    let spec = spec(member, cluster, plan)?;
+    context.progress(format!("building {} on {}", place.display(), node.name()));
+    let snapshot =
+        contents.snapshot(backup, node.name()).await.map_err(|failure| not_stored(&failure))?;
+    let built = node.build_member(&place, spec, snapshot).await.map_err(failed)?;
+    if HexId(built.cluster_id).to_string() != cluster.id {
+        let why = format!("{} built a member of another cluster", node.name());
+        return Err(StepError::new(why));
+    }
+    let bytes = serde_json::to_vec(&Note { built })
+        .map_err(|error| StepError::new("the record of what was built").because(error))?;
+    let how = WriteHow { like: WriteLike::Attributes(root(0o600)), replaces: None };
+    node.write(&note_at, &bytes, how).await.map_err(failed)
+}
+
+fn root(mode: u32) -> Attributes {
+    let xattrs = Default::default();
+    Attributes { uid: 0, gid: 0, owner: None, group: None, mode, xattrs }
+}
+
+/// A data directory that is gone is made again: for its owner alone.
+async fn make_data_dir(node: &dyn Node, member: &NewMember) -> Result<(), StepError> {
+    let mut missing: Vec<&Path> = Vec::new();
+    let parents = member.wal_dir.as_deref().and_then(Path::parent);
+    for path in [Some(&*member.data_dir), parents].into_iter().flatten() {
+        if !stands(node, path).await? {
+            missing.push(path);
+        }
+    }
+    for path in missing {
+        let (uid, gid) = member.owner;
+        let like = WriteLike::Attributes(Attributes { uid, gid, ..root(0o700) });
+        match node.make_dir(path, like).await {
+            Err(error) if error.kind == NodeErrorKind::AlreadyExists => {}
+            other => other.map_err(failed)?,
+        }
+    }
+    Ok(())
+}
+
+/// Removes a tree that this program built and nobody used.
+async fn remove_tree(node: &dyn Node, path: &Path) -> Result<(), StepError> {
+    match node.digest(path).await {
+        Ok(found) => node.remove_own_tree(path, found.sha256).await.map_err(failed),
+        Err(error) if error.kind == NodeErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Takes what was built away: where it is as it was built it is removed, and where etcd
+/// ran on it, it is kept under another name.
+async fn take_build_away(
+    node: &dyn Node,
+    member: &NewMember,
+    plan: PlanId,
+) -> Result<(), StepError> {
+    let (at, note_at) = (member.member(plan).new, member.note(plan));
+    let note = note(node, &note_at).await?;
+    let unused = match (&note, node.digest(&at).await) {
+        (_, Err(error)) if error.kind == NodeErrorKind::NotFound => true,
+        (_, Err(error)) => return Err(failed(error)),
+        (None, Ok(_)) => true,
+        (Some(note), Ok(found)) => found == note.built.digest,
+    };
+    for part in member.parts(plan).into_iter().rev() {
+        if unused {
+            remove_tree(node, &part.new).await?;
+        } else if stands(node, &part.new).await? {
+            keep(node, &part).await?;
+        }
+    }
+    if !member.has_data_dir {
+        // Made by this plan; where something else came to be in it, it stays.
+        if let Err(error) = node.remove_dir(&member.data_dir).await
+            && error.kind == NodeErrorKind::Lost
+        {
+            return Err(failed(error));
+        }
+    }
+    remove_note(node, &note_at).await
+}
+
+/// What etcd ran on is kept.
+async fn keep(node: &dyn Node, part: &Part) -> Result<(), StepError> {
+    for number in 0..KEPT {
+        let mut to = part.returned.clone().into_os_string();
+        if number > 0 {
+            to.push(format!("-{number}"));
+        }
+        match node.rename(&part.new, Path::new(&to)).await {
+            Err(error) if error.kind == NodeErrorKind::AlreadyExists => {}
+            other => return other.map_err(failed),
+        }
+    }
+    Err(StepError::new(format!("{} has no free name left", part.returned.display())))
+}
+
+/// Takes back one member's building.
+pub(super) async fn unbuild(
+    node: &dyn Node,
+    member: &NewMember,
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    take_build_away(node, member, context.plan).await
+}
+
+/// How far a part is swapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Swapped {
+    No,
+    /// What stood there is aside, and nothing is in its place.
+    Between,
+    Yes,
+    Odd,
+}
+
+async fn swapped(node: &dyn Node, part: &Part) -> Result<Swapped, StepError> {
+    let place = stands(node, &part.place).await?;
+    let new = stands(node, &part.new).await?;
+    let before = stands(node, &part.before).await?;
+    Ok(match (part.had, place, new, before) {
+        (true, true, true, false) | (false, false, true, false) => Swapped::No,
+        (true, false, true, true) => Swapped::Between,
+        (true, true, false, true) | (false, true, false, false) => Swapped::Yes,
+        _ => Swapped::Odd,
+    })
+}
+
+/// Whether every member's data is that which was built.
+pub(super) async fn probe_swapped(
+    nodes: &[(&dyn Node, &NewMember)],
+    context: &Context<'_>,
+) -> Result<Probe, StepError> {
+    let (mut yes, mut no, mut all, mut odd) = (0, 0, 0, None);
+    for (node, member) in nodes {
+        for part in member.parts(context.plan) {
+            all += 1;
+            match swapped(*node, &part).await? {
+                Swapped::Yes => yes += 1,
+                Swapped::No => no += 1,
+                Swapped::Between => {}
+                Swapped::Odd => odd = Some(format!("{} on {}", part.place.display(), node.name())),
+            }
+        }
+    }
+    Ok(match odd {
+        Some(what) => Probe::Partly(format!("something else stands at {what}")),
+        None if yes == all => Probe::Done([].into()),
+        None if no == all => Probe::NotDone,
+        None => Probe::Partly(format!("{yes} of {all} directories are in place")),
+    })
+}
+
+fn odd(node: &dyn Node, part: &Part) -> StepError {
+    let why = format!(
+        "{} on {} is not as it was when the plan was made",
+        part.place.display(),
+        node.name()
+    );
+    StepError::new(why).hint("roll back and make a new plan")
+}
+
+/// Sets one member's data aside and puts what was built in its place.
+pub(super) async fn swap(
+    node: &dyn Node,
+    member: &NewMember,
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    for part in member.parts(context.plan) {
+        let mut state = swapped(node, &part).await?;
+        if state == Swapped::No && part.had {
+            node.rename(&part.place, &part.before).await.map_err(failed)?;
+            state = Swapped::Between;
+        }
+        match state {
+            Swapped::Yes => {}
+            Swapped::No | Swapped::Between => {
+                node.rename(&part.new, &part.place).await.map_err(failed)?;
+            }
+            Swapped::Odd => return Err(odd(node, &part)),
+        }
+    }
+    Ok(())
+}
+
+/// Puts one member's data of before back in its place.
+pub(super) async fn unswap(
+    node: &dyn Node,
+    member: &NewMember,
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    for part in member.parts(context.plan).into_iter().rev() {
+        let mut state = swapped(node, &part).await?;
+        if state == Swapped::Yes {
+            node.rename(&part.place, &part.new).await.map_err(failed)?;
+            state = if part.had { Swapped::Between } else { Swapped::No };
+        }
+        match state {
+            Swapped::No => {}
+            Swapped::Between => node.rename(&part.before, &part.place).await.map_err(failed)?,
+            _ => return Err(odd(node, &part)),
+        }
+    }
+    Ok(())
+}
+
+/// What the members have to be.
+pub(super) struct Wanted<'a> {
+    pub(super) cluster: &'a str,
+    pub(super) members: &'a [String],
+    pub(super) revision: i64,
+    pub(super) hash: u32,
+}
+
+impl Wanted<'_> {
+    /// What is not so: a line each. The second says that waiting does not help.
+    fn wrong(&self, answers: &[MemberAnswer]) -> (Vec<String>, bool) {
+        let (mut wrong, mut forever) = (Vec::new(), false);
+        for id in self.members {
+            let Some(answer) = answers.iter().find(|answer| answer.id == *id) else {
+                wrong.push(format!("member {id} does not answer"));
+                continue;
+            };
+            match answer.hash_kv {
+                Some(hash) if hash == self.hash => {}
+                Some(hash) => {
+                    forever = true;
+                    wrong.push(format!(
+                        "{} has HashKV {hash} at revision {}, and not {}",
+                        answer.name, self.revision, self.hash
+                    ));
+                }
+                None => wrong.push(format!(
+                    "{} tells no HashKV: {}",
+                    answer.name,
+                    answer.why.as_deref().unwrap_or("it does not say why")
+                )),
+            }
+            if answer.revision < self.revision {
+                wrong.push(format!("{} is at revision {}", answer.name, answer.revision));
+            }
+        }
+        for answer in answers {
+            if answer.cluster != self.cluster {
+                wrong.push(format!("{} is of the cluster {}", answer.name, answer.cluster));
+            } else if !self.members.contains(&answer.id) {
+                wrong.push(format!("{} ({}) is none of its members", answer.name, answer.id));
+            }
+        }
+        (wrong, forever)
+    }
+}
+
+fn unasked(failure: Failure) -> StepError {
+    not_stored(&failure).without_effect()
+}
+
+/// Whether all members are those of the new cluster, and hold the same.
+pub(super) async fn agreed(
+    contents: &dyn Contents,
+    wanted: &Wanted<'_>,
+) -> Result<bool, StepError> {
+    let Ok(answers) = contents.members(wanted.revision).await else { return Ok(false) };
+    // To know whether it takes writes one has to write; nothing stays of it.
+    Ok(wanted.wrong(&answers).0.is_empty() && contents.write().await.is_ok())
+}
+
+/// Waits until they are.
+pub(super) async fn agree(
+    contents: &dyn Contents,
+    wanted: &Wanted<'_>,
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    context.waits("all members to hold the same", AGREE);
+    let until = tokio::time::Instant::now() + AGREE;
+    loop {
+        let (wrong, forever) = match contents.members(wanted.revision).await {
+            Ok(answers) => wanted.wrong(&answers),
+            Err(failure) => (vec![unasked(failure).to_string()], false),
+        };
+        if wrong.is_empty() {
+            return contents.write().await.map_err(unasked);
+        }
+        if forever || tokio::time::Instant::now() >= until {
+            let mut error = StepError::new("the returned cluster is not as it has to be");
+            error.details = wrong;
+            return Err(error.without_effect().hint(
+                "etcdvault status shows its members; rolling back brings the data of before",
+            ));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// What is built and set aside by hand has this in its name.
+const BY_HAND: &str = "by-hand";
+
+/// The building of one member with stock commands.
+pub(super) fn shell_build(member: &NewMember, cluster: &NewCluster, backup: &str) -> Vec<Command> {
+    let (node, file) = (Some(&member.node), format!("{backup}.db"));
+    let there = format!("/root/{file}");
+    let new = member.data_dir.join(format!("member.new-{BY_HAND}")).display().to_string();
+    let built = format!("{new}.build");
+    let (uid, gid) = member.owner;
+    let urls = cluster.initial_cluster.split(',').filter_map(|part| part.split_once('='));
+    let urls: Vec<&str> =
+        urls.filter(|(name, _)| *name == member.name).map(|(_, url)| url).collect();
+    let (urls, bump) = (urls.join(","), cluster.bump_revision.to_string());
+    let mut restore = vec!["etcdutl", "snapshot", "restore", &there, "--name", &member.name];
+    restore.extend(["--initial-cluster", &cluster.initial_cluster]);
+    restore.extend(["--initial-cluster-token", &cluster.token]);
+    restore.extend(["--initial-advertise-peer-urls", &urls]);
+    restore.extend(["--bump-revision", &bump, "--mark-compacted", "--data-dir", &built]);
+    vec![
+        Command::new(None, ["etcdvault", "export", backup, "-o", &file]),
+        Command::new(None, ["scp", &file, &format!("{}:{there}", member.node)]),
+        Command::new(node, restore),
+        Command::new(node, ["chown", "-R", &format!("{uid}:{gid}"), &built]),
+        Command::new(node, ["mv", "-nT", &format!("{built}/member"), &new]),
+    ]
+}
+
+/// The swap of one member's data with stock commands.
+pub(super) fn shell_swap(member: &NewMember) -> Vec<Command> {
+    let node = Some(&member.node);
+    let at = |name: &str| member.data_dir.join(name).display().to_string();
+    let mut commands = Vec::new();
+    if member.had {
+        let before = at(&format!("member.before-{BY_HAND}"));
+        commands.push(Command::new(node, ["mv", "-nT", &at("member"), &before]));
+    }
+    let new = at(&format!("member.new-{BY_HAND}"));
+    commands.push(Command::new(node, ["mv", "-nT", &new, &at("member")]));
+    commands
+}
