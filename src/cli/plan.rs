@@ -8,6 +8,7 @@ use super::human::{duration, printable};
 use super::output::Output;
 use super::table::{Align, Table};
 use crate::event::{Event, Events};
+use crate::operation::failure::chain;
 use crate::operation::journal::{Back, Outcome, Owner, Plan, Report, RunError, Stop, channel};
 use crate::operation::returning::{Step, StepEvent, StepPhase, as_shell, rows};
 use crate::operation::{Failure, FailureKind};
@@ -131,9 +132,14 @@ pub(crate) fn not_begun(error: RunError) -> Failure {
             Some("wait, or where its owner is gone: --take-over-lock".to_owned())
         }
         RunError::BeyondReturn { instead, .. } => Some(instead.clone()),
-        _ => None,
+        _ => error.places().iter().find_map(|place| place.hint.clone()),
     };
+    let places: Vec<String> = error.places().iter().map(ToString::to_string).collect();
     let mut failure = Failure::new(kind, "the plan was not run").because(error);
+    // One that is its own cause is said there.
+    if places.len() > 1 || !failure.causes().iter().any(|cause| places.contains(cause)) {
+        failure.details = places;
+    }
     failure.hint = hint;
     failure.state("no step was touched")
 }
@@ -162,10 +168,14 @@ pub(crate) fn ended(report: &Report, output: &Output) -> Result<Exit, Failure> {
             for line in &failed.error.details {
                 failure = failure.detail(line.clone());
             }
+            if let Some(hint) = &failed.error.hint {
+                failure = failure.hint(hint.clone());
+            }
         }
     }
     if let Outcome::JournalFailed(error) = &report.outcome {
-        failure = failure.detail(error.to_string());
+        failure.details.extend(chain(error));
+        failure.hint = error.places().iter().find_map(|place| place.hint.clone());
     }
     if let Some(on) = report.go_on() {
         failure = failure.detail(format!("go on:    {on}"));

@@ -82,6 +82,8 @@ pub struct Looked {
     pub now: DateTime<Utc>,
     /// Whether anything of etcd runs here.
     pub etcd_runs: bool,
+    /// What is wrong with the node and should not wait for a discovery.
+    pub problems: Vec<String>,
 }
 
 /// A text of configuration and where it is.
@@ -124,6 +126,9 @@ pub async fn look(node: &dyn Node, places: &Places) -> Result<Looked, NodeError>
         false => None,
     };
     let found = observed.as_ref().map(Found::of).unwrap_or_default();
+    let findings = observed.iter().flat_map(|seen| &seen.findings);
+    let problems = findings.filter(|finding| finding.severity == observe::Severity::Problem);
+    let problems = problems.map(|finding| printable(&finding.what)).collect();
     let etcd = found
         .etcd
         .or_else(|| program("etcd", ETCD_OPTIONS, &units, &processes, &containers, &texts));
@@ -164,7 +169,7 @@ pub async fn look(node: &dyn Node, places: &Places) -> Result<Looked, NodeError>
     };
     let seconds = facts.now.div_euclid(1_000_000_000);
     let now = i64::try_from(seconds).ok().and_then(|s| DateTime::from_timestamp(s, 0));
-    Ok(Looked { seen, description, now: now.unwrap_or_default(), etcd_runs })
+    Ok(Looked { seen, description, now: now.unwrap_or_default(), etcd_runs, problems })
 }
 
 /// What the observation of a node tells of its state.
