@@ -7,7 +7,9 @@
 
 pub mod certificate;
 pub mod distribution;
+pub mod look;
 pub mod node;
+pub mod places;
 pub mod pods;
 pub mod reading;
 pub mod services;
@@ -21,7 +23,9 @@ use crate::node::{Container, Facts, NodeName};
 
 pub use certificate::Certificate;
 pub use distribution::Distribution;
-pub use node::observe;
+pub use look::{Look, look, observe};
+pub use places::Places;
+pub use pods::PodCommand;
 
 /// How a file takes part in a service's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

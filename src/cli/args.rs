@@ -393,6 +393,10 @@ pub(crate) struct RestoreDataDirArgs {
     /// One directory for each name of --initial-cluster, below --data-dir
     #[arg(long)]
     pub(crate) all_members: bool,
+    /// Build it although this machine runs a Kubernetes that restores etcd by a command of
+    /// its own, such as k3s
+    #[arg(long)]
+    pub(crate) for_another_machine: bool,
     /// Version of the etcd that will run on it: a store too new for it is refused
     #[arg(long, value_name = "VERSION")]
     pub(crate) etcd_version: Option<String>,

@@ -56,7 +56,13 @@ pub(crate) async fn run(
     setup: &Setup,
 ) -> Result<Exit, Failure> {
     let choice = setup.choose(args.cluster.as_deref())?;
-    let connection = choice.connection_if_any(&args.connection.raw()).await?;
+    let mut raw = args.connection.raw();
+    let nameserver = choice.nameserver(&raw)?;
+    if raw.discovery_srv.is_none() {
+        // The domain may be one that members' settings name.
+        raw.discovery_srv_nameserver = None;
+    }
+    let connection = choice.connection_if_any(&raw).await?;
     let named = connection.elsewhere;
     let given = if named {
         let (given, notes) = endpoints(connection).await?;
@@ -72,7 +78,7 @@ pub(crate) async fn run(
     };
     let looking = async {
         let nodes = nodes::connected(&specs).await;
-        discover(&specs, &nodes, &given, named).await
+        discover(&specs, &nodes, &given, named, nameserver).await
     };
     let seen = output.waiting("looking", looking).await;
     if seen.nodes.is_empty() {

@@ -13,6 +13,7 @@ use crate::config::{Setup, owner};
 use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::find;
 use crate::operation::interrupt::Interrupt;
+use crate::operation::own_way;
 use crate::operation::restore::{RestoreReport, Source, data_dir as restore_data_dir};
 use crate::operation::vocabulary::{RestoreOptions as Options, RestoreTarget as Target};
 use crate::operation::{Failure, FailureKind};
@@ -24,6 +25,9 @@ pub(crate) async fn data_dir(
     interrupt: &mut Interrupt,
 ) -> Result<Exit, Failure> {
     let mut options = options(&args)?;
+    if !args.for_another_machine {
+        own_way::refused_here("nothing was restored").await.map_err(for_another)?;
+    }
     let events = output.events();
     let report = if args.source == "-" {
         if std::io::IsTerminal::is_terminal(&std::io::stdin()) {
@@ -68,6 +72,10 @@ pub(crate) async fn data_dir(
 fn backup_name(source: &OsStr) -> Option<&str> {
     let text = source.to_str().filter(|text| !text.contains(['/', '.']))?;
     (find::selector(text).is_ok() || !Path::new(text).exists()).then_some(text)
+}
+
+fn for_another(refused: Failure) -> Failure {
+    refused.detail("--for-another-machine builds the directory here all the same")
 }
 
 /// Whoever names a file `snapshot` means the file: says how to name it.

@@ -21,7 +21,7 @@ use crate::operation::state::diff::{Change, DiffReport, Drift, NodeDiff, Side, d
 use crate::operation::state::find::{self, DataHeld, StateList};
 use crate::operation::state::index::{File, Kind, NodeIndex};
 use crate::operation::state::roots::Places;
-use crate::operation::state::save::{SaveOptions, SaveReport, observe_cluster, save};
+use crate::operation::state::save::{SaveOptions, SaveReport, is_led, observe_cluster, save};
 use crate::operation::state::show::{self, ShownState};
 use crate::operation::state::{nodes, parse_node};
 use crate::operation::vocabulary::{Reach, WriteOptions};
@@ -184,8 +184,8 @@ pub(crate) async fn save_command(
     };
     let events = output.events();
     if args.with_data {
-        let looking = output.waiting("looking", observe_cluster(&connector, &settings));
-        if interrupt.or("no state was stored", looking).await?.is_some() {
+        let looking = output.waiting("looking", is_led(&connector, &settings));
+        if interrupt.or("no state was stored", looking).await? {
             // A running cluster: the data is one snapshot, stored and proven as any.
             let backup_options = BackupOptions {
                 cluster,

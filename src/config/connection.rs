@@ -280,12 +280,7 @@ impl Chosen {
         if let Some(name) = &self.srv_name {
             check_label(&name.value).map_err(wrong)?;
         }
-        let server = self.srv_nameserver.as_ref().map(|server| {
-            nameserver(&server.value).ok_or_else(|| {
-                SettingError::new(format!("{:?} is no name server's IP address", server.value))
-                    .hint("--discovery-srv-nameserver 10.0.0.2, or 10.0.0.2:53")
-            })
-        });
+        let server = self.srv_nameserver.as_ref().map(|server| checked_nameserver(&server.value));
         Ok(SrvDomain {
             domain: domain.trim_end_matches('.').to_owned(),
             name: self.srv_name.as_ref().map(|name| name.value.clone()),
@@ -490,6 +485,26 @@ pub(super) fn check_label(name: &str) -> Result<(), String> {
     } else {
         Err("the name for --discovery-srv-name is no part of a DNS name".to_owned())
     }
+}
+
+/// The name server to ask, whatever the domain.
+pub(super) fn nameserver_of(
+    raw: &RawConnection,
+    env: &Env,
+    entry: Option<Entry<'_>>,
+) -> Result<Option<SocketAddr>, SettingError> {
+    let variable = || env.first(&both("DISCOVERY_SRV_NAMESERVER")).map(|(_, value)| value);
+    match raw.discovery_srv_nameserver.clone().or_else(variable) {
+        Some(text) => checked_nameserver(&text).map(Some),
+        None => Ok(entry.and_then(|entry| entry.cluster.discovery_srv_nameserver)),
+    }
+}
+
+fn checked_nameserver(text: &str) -> Result<SocketAddr, SettingError> {
+    nameserver(text).ok_or_else(|| {
+        SettingError::new(format!("{text:?} is no name server's IP address"))
+            .hint("--discovery-srv-nameserver 10.0.0.2, or 10.0.0.2:53")
+    })
 }
 
 /// `10.0.0.2`, `10.0.0.2:53`, `::1`, `[::1]:53`.

@@ -4,6 +4,7 @@
 //! vault is the vault. What flags and variables say goes before. Where it is not plain
 //! which cluster or vault is meant, nothing is guessed.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
@@ -168,6 +169,11 @@ impl<'a> Choice<'a> {
     pub async fn connection_if_any(&self, raw: &RawConnection) -> Result<Connection, SettingError> {
         let entry = self.section();
         connection::choose(raw, self.env, entry)?.resolve(self.env).await
+    }
+
+    /// The name server to ask for SRV records, whatever the domain.
+    pub fn nameserver(&self, raw: &RawConnection) -> Result<Option<SocketAddr>, SettingError> {
+        connection::nameserver_of(raw, self.env, self.section())
     }
 
     fn section(&self) -> Option<Entry<'a>> {

@@ -1,10 +1,10 @@
 //! Whose Kubernetes a node runs: some keep etcd in a way of their own.
 
-use std::path::Path;
-
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 
-use crate::node::{Node, NodeError};
+use super::Places;
+use crate::node::{Node, NodeError, NodeErrorKind};
 
 /// Whose Kubernetes it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,14 +37,20 @@ const MARKS: [(&str, Distribution); 8] = [
 ];
 
 impl Distribution {
-    /// Looks for the marks.
+    /// Looks for the marks, for all at once.
     ///
     /// # Errors
     /// The node does not answer.
-    pub async fn detect(node: &dyn Node) -> Result<Self, NodeError> {
-        for (path, distribution) in MARKS {
-            if node.stat(Path::new(path)).await?.is_some() {
-                return Ok(distribution);
+    pub async fn detect(node: &dyn Node, places: &Places) -> Result<Self, NodeError> {
+        let paths = MARKS.map(|(path, _)| places.at(path));
+        let found = join_all(paths.iter().map(|path| node.stat(path))).await;
+        for (found, (_, distribution)) in found.into_iter().zip(MARKS) {
+            match found {
+                Ok(Some(_)) => return Ok(distribution),
+                Ok(None) => {}
+                // What only root may see is there or not: another mark may tell.
+                Err(error) if error.kind == NodeErrorKind::Permission => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(Self::None)
@@ -76,7 +82,8 @@ impl Distribution {
                  --cluster-reset-restore-path=SNAPSHOT.db",
             ),
             Self::Openshift => Some(
-                "/usr/local/bin/cluster-restore.sh DIRECTORY on the recovery control-plane host",
+                "/usr/local/bin/cluster-restore.sh DIRECTORY on the recovery control-plane host, \
+                 with SNAPSHOT.db as DIRECTORY/snapshot_TIME.db beside static_kuberesources_TIME.tar.gz",
             ),
             Self::Talos => Some("talosctl bootstrap --recover-from=SNAPSHOT.db"),
         }

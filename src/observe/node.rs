@@ -3,17 +3,18 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+use super::look::Answers;
 use super::reading::Reading;
-use super::services::{ReadUnit, etcd_settings, read_units};
+use super::services::{self, ReadUnit, etcd_settings, read_units};
 use super::{
-    ApiServer, Distribution, EtcdService, Finding, NodeObservation, OtherClient, Running, Runs,
-    Severity, TlsFile, certificate, flanneld, pods,
+    ApiServer, ConfiguredBy, Dialect, EtcdService, Finding, NodeObservation, OtherClient,
+    PodCommand, Running, Runs, Severity, TlsFile, certificate, flanneld, pods,
 };
 use crate::dialect::{
     ApiServerSettings, EnvFile, EtcdSettings, Finding as SettingFinding, FlanneldSettings,
     Invocation, drift,
 };
-use crate::node::{Node, NodeError, Process, ProcessQuery};
+use crate::node::{NodeError, Process, Unit};
 
 /// The settings of etcd that name files.
 const ETCD_FILES: [&str; 8] = [
@@ -43,44 +44,32 @@ const API_SERVER_FILES: [&str; 11] = [
     "token-auth-file",
 ];
 
-/// Looks at a node; see the module above for what is found.
+/// The programs whose units are read.
+const PROGRAMS: [&str; 4] = ["etcd", "kube-apiserver", "flanneld", "hyperkube"];
+
+/// Units that may start these.
+fn may_start(unit: &Unit) -> bool {
+    let name = &unit.name;
+    name.contains("etcd") || name.contains("apiserver") || name.starts_with("flannel")
+}
+
+/// What the answers of a node show, its certificates left out, and what its static pods
+/// run.
 ///
 /// # Errors
-/// The node does not answer.
-pub async fn observe(node: &dyn Node) -> Result<NodeObservation, NodeError> {
-    let facts = node.facts().await?;
-    let mut reading = Reading::new(node);
-    if facts.uid != 0 {
-        let what = "it is looked at without root: files and processes of others stay unseen";
-        reading.findings.push(
-            Finding::on(node.name(), Severity::Warning, what).hint("run as root, or allow sudo -n"),
-        );
-    }
-    let distribution = Distribution::detect(node).await?;
-    if let Some(own) = distribution.own_restore() {
-        let what = format!(
-            "this is {}: backing up works, a restore is {}'s own",
-            distribution.name(),
-            distribution.name()
-        );
-        reading.findings.push(Finding::on(node.name(), Severity::Warning, what).hint(own));
-    }
-    let kubelet = pods::kubelet(&mut reading).await?;
-    let mut units = BTreeSet::new();
-    for glob in ["*etcd*.service", "*apiserver*.service", "flannel*.service"] {
-        let asked = node.units(glob).await;
-        units.extend(reading.optional("systemd", asked)?);
-    }
-    let units: Vec<String> = units.into_iter().collect();
-    let programs = ["etcd", "kube-apiserver", "flanneld", "hyperkube"];
-    let read = read_units(&mut reading, &units, &facts.hostname, &programs).await?;
-    let processes = processes(&mut reading, &programs).await?;
-
+/// The node is lost.
+pub(super) async fn picture(
+    reading: &mut Reading<'_>,
+    answers: &Answers,
+) -> Result<(NodeObservation, Vec<PodCommand>), NodeError> {
+    let Answers { facts, units, processes, .. } = answers;
+    let starting: Vec<Unit> = units.iter().filter(|unit| may_start(unit)).cloned().collect();
+    let read = read_units(reading, &starting, &facts.hostname, &PROGRAMS).await?;
     let mut seen = NodeObservation {
-        name: node.name().clone(),
-        facts,
-        distribution,
-        kubelet,
+        name: reading.node.name().clone(),
+        facts: facts.clone(),
+        distribution: answers.distribution,
+        kubelet: answers.kubelet.clone(),
         etcd: Vec::new(),
         api_servers: Vec::new(),
         clients: Vec::new(),
@@ -90,7 +79,7 @@ pub async fn observe(node: &dyn Node) -> Result<NodeObservation, NodeError> {
     for unit in read {
         match unit.invocation.program_name() {
             "etcd" => {
-                let service = etcd_of_unit(&mut reading, unit, &processes).await?;
+                let service = etcd_of_unit(reading, unit, processes).await?;
                 seen.etcd.push(service);
             }
             "flanneld" => seen.clients.extend(flanneld_of(&unit)),
@@ -99,63 +88,48 @@ pub async fn observe(node: &dyn Node) -> Result<NodeObservation, NodeError> {
                 if settings.etcd_servers().is_empty() {
                     continue;
                 }
-                let files = API_SERVER_FILES;
-                let tls_files =
-                    named_files(files.iter().map(|name| (*name, settings.value(name))), |path| {
-                        absolute(&unit.working_dir, path)
-                    });
-                let running = process_of(&processes, unit.main_pid).map(running);
-                seen.api_servers.push(ApiServer {
-                    runs: unit.runs,
-                    files: unit.files,
-                    settings,
-                    tls_files,
-                    running,
-                });
+                let process = process_of(processes, unit.main_pid);
+                let at = |path: &str| absolute(&unit.working_dir, path);
+                let server = api_server(settings, unit.runs, unit.files, process, at);
+                seen.api_servers.push(server);
             }
         }
     }
-    if let Some(kubelet) = &seen.kubelet {
-        let programs = ["etcd", "kube-apiserver"];
-        for (program, pod) in pods::read_pods(&mut reading, kubelet, &programs).await? {
-            if program == "etcd" {
-                let service = etcd_of_pod(&mut reading, pod, &processes).await?;
-                seen.etcd.push(service);
-            } else {
-                let settings = ApiServerSettings::of(&pod.invocation);
-                let tls_files = named_files(
-                    API_SERVER_FILES.iter().map(|name| (*name, settings.value(name))),
-                    |path| pod.node_path(path),
-                );
-                let running = contained(&processes, "kube-apiserver").map(running);
-                seen.api_servers.push(ApiServer {
-                    runs: pod.runs,
-                    files: pod.files,
-                    settings,
-                    tls_files,
-                    running,
-                });
-            }
+    let programs = ["etcd", "kube-apiserver"];
+    let pods = pods::read_pods(reading, &answers.manifests, &answers.containers, &programs).await?;
+    for (program, pod) in pods.found {
+        if program == "etcd" {
+            let service = etcd_of_pod(reading, pod, processes).await?;
+            seen.etcd.push(service);
+        } else {
+            let settings = ApiServerSettings::of(&pod.invocation);
+            let process = contained(processes, "kube-apiserver");
+            let at = |path: &str| pod.node_path(path);
+            let server = api_server(settings, pod.runs.clone(), pod.files.clone(), process, at);
+            seen.api_servers.push(server);
         }
     }
-    stray_processes(&mut reading, &mut seen, &processes);
-    judge(&mut reading, &seen);
-    changed_since_start(&mut reading, &seen).await?;
-    seen.certificates = certificates(&mut reading, &seen).await?;
-    seen.findings = reading.findings;
-    Ok(seen)
+    stray_members(reading, &mut seen, answers);
+    stray_servers(&mut seen, answers);
+    judge(reading, &seen);
+    Ok((seen, pods.commands))
 }
 
-async fn processes(
-    reading: &mut Reading<'_>,
-    programs: &[&str],
-) -> Result<Vec<Process>, NodeError> {
-    let mut all = Vec::new();
-    for program in programs {
-        let asked = reading.node.processes(ProcessQuery::Program((*program).to_owned())).await;
-        all.extend(reading.optional("processes", asked)?);
-    }
-    Ok(all)
+fn api_server(
+    settings: ApiServerSettings,
+    runs: Runs,
+    files: Vec<ConfiguredBy>,
+    process: Option<&Process>,
+    on_node: impl Fn(&str) -> Option<PathBuf>,
+) -> ApiServer {
+    let named = API_SERVER_FILES.iter().map(|name| (*name, settings.value(name)));
+    let tls_files = named_files(named, on_node);
+    ApiServer { runs, files, tls_files, running: process.map(running), settings }
+}
+
+/// Whether a process is of the program `name`.
+pub(super) fn is_program(process: &Process, name: &str) -> bool {
+    process.program.file_name().is_some_and(|file| file == name)
 }
 
 fn running(process: &Process) -> Running {
@@ -168,9 +142,7 @@ fn process_of(processes: &[Process], pid: u32) -> Option<&Process> {
 
 /// The process of a program that runs in a container.
 fn contained<'p>(processes: &'p [Process], program: &str) -> Option<&'p Process> {
-    processes.iter().find(|process| {
-        process.root.is_some() && process.program.file_name().is_some_and(|name| name == program)
-    })
+    processes.iter().find(|process| process.root.is_some() && is_program(process, program))
 }
 
 fn absolute(working_dir: &Path, path: &str) -> Option<PathBuf> {
@@ -262,28 +234,48 @@ async fn etcd_of_pod(
     })
 }
 
-/// Members that run and that neither systemd nor the kubelet keeps.
-fn stray_processes(reading: &mut Reading<'_>, seen: &mut NodeObservation, processes: &[Process]) {
+/// The unit that a process belongs to.
+fn unit_of<'u>(process: &Process, units: &'u [Unit]) -> Option<&'u Unit> {
+    let in_group = |unit: &&Unit| process.cgroup.ends_with(&format!("/{}", unit.name));
+    let started = |unit: &&Unit| process.pid != 0 && unit.main_pid == process.pid;
+    units.iter().find(started).or_else(|| units.iter().find(in_group))
+}
+
+/// How a process is kept that no file tells of: by a unit whose command says nothing,
+/// such as a script's, or by nobody.
+fn kept_by(process: &Process, units: &[Unit]) -> (Runs, Vec<ConfiguredBy>) {
+    let Some(unit) = unit_of(process, units).filter(|_| process.root.is_none()) else {
+        return (Runs::Process, Vec::new());
+    };
+    let file = |path: &PathBuf, dialect| ConfiguredBy { path: path.clone(), dialect };
+    let mut files: Vec<_> = unit.fragment.iter().map(|path| file(path, Dialect::Unit)).collect();
+    files.extend(unit.drop_ins.iter().map(|path| file(path, Dialect::DropIn)));
+    (services::runs(unit), files)
+}
+
+/// Members that run and of which no file tells how.
+fn stray_members(reading: &mut Reading<'_>, seen: &mut NodeObservation, answers: &Answers) {
     let known: Vec<u32> =
         seen.etcd.iter().filter_map(|etcd| etcd.running.as_ref()).map(|found| found.pid).collect();
-    let etcd = |process: &&Process| {
-        process.program.file_name().is_some_and(|name| name == "etcd")
-            && !known.contains(&process.pid)
-    };
-    let strays: Vec<&Process> = processes.iter().filter(etcd).collect();
-    for process in strays {
+    let stray = |process: &&Process| is_program(process, "etcd") && !known.contains(&process.pid);
+    for process in answers.processes.iter().filter(stray) {
         let invocation = Invocation::running(&process.arguments, &environment(process));
         let settings = EtcdSettings::of(&invocation, None);
-        reading.found(
-            Severity::Warning,
-            format!(
+        let (runs, files) = kept_by(process, &answers.units);
+        let what = match &runs {
+            Runs::Unit { unit, .. } => format!(
+                "etcd runs in {unit} as process {}, and the unit does not say with which settings",
+                process.pid
+            ),
+            _ => format!(
                 "etcd runs as process {} and neither a unit nor a static pod says so",
                 process.pid
             ),
-        );
+        };
+        reading.found(Severity::Warning, what);
         seen.etcd.push(EtcdService {
-            runs: Runs::Process,
-            files: Vec::new(),
+            runs,
+            files,
             data_dir: process.cwd.join(settings.data_dir()),
             wal_dir: settings.wal_dir().map(|path| process.cwd.join(path)),
             tls_files: named_files(
@@ -294,6 +286,25 @@ fn stray_processes(reading: &mut Reading<'_>, seen: &mut NodeObservation, proces
             drift: Vec::new(),
             settings,
         });
+    }
+}
+
+/// API servers that run and of which no file tells how.
+fn stray_servers(seen: &mut NodeObservation, answers: &Answers) {
+    let known: Vec<u32> = seen
+        .api_servers
+        .iter()
+        .filter_map(|server| server.running.as_ref())
+        .map(|found| found.pid)
+        .collect();
+    let stray =
+        |process: &&Process| is_program(process, "kube-apiserver") && !known.contains(&process.pid);
+    for process in answers.processes.iter().filter(stray) {
+        let invocation = Invocation::running(&process.arguments, &environment(process));
+        let settings = ApiServerSettings::of(&invocation);
+        let (runs, files) = kept_by(process, &answers.units);
+        let at = |path: &str| absolute(&process.cwd, path);
+        seen.api_servers.push(api_server(settings, runs, files, Some(process), at));
     }
 }
 
@@ -381,7 +392,7 @@ const SLACK: i128 = 2_000_000_000;
 
 /// etcd's own file, of whose content the process shows nothing: one that is younger than
 /// the process is not what it runs with.
-async fn changed_since_start(
+pub(super) async fn changed_since_start(
     reading: &mut Reading<'_>,
     seen: &NodeObservation,
 ) -> Result<(), NodeError> {
@@ -418,10 +429,12 @@ async fn changed_since_start(
     Ok(())
 }
 
-/// Every certificate that a service here names, each file once.
-async fn certificates(
+/// Every certificate that a service here names, each file once, and at `now`, the node's
+/// clock, what is wrong with them.
+pub(super) async fn certificates(
     reading: &mut Reading<'_>,
     seen: &NodeObservation,
+    now: i128,
 ) -> Result<Vec<super::Certificate>, NodeError> {
     let files = seen
         .etcd
@@ -433,6 +446,7 @@ async fn certificates(
     };
     let paths: BTreeSet<&Path> =
         files.filter(holds_certificates).map(|file| file.path.as_path()).collect();
+    reading.fetch(paths.iter().map(|path| (*path).to_owned())).await;
     let mut found = Vec::new();
     for path in paths {
         match reading.bytes(path).await? {
@@ -447,7 +461,6 @@ async fn certificates(
             }
         }
     }
-    let now = reading.node.facts().await?.now;
     for certificate in &found {
         let until = i128::from(certificate.not_after.timestamp()) * 1_000_000_000;
         let days = (until - now) / 86_400_000_000_000;

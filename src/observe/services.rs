@@ -21,29 +21,58 @@ pub(super) struct ReadUnit {
     pub(super) working_dir: PathBuf,
 }
 
-/// The services among `names` that run one of `programs`, each once.
+/// Where the unit of a script in `/etc/init.d` lies: systemd's wrapper tells nothing of
+/// what the script starts.
+const WRAPPED: &str = "/run/systemd/generator.late";
+
+/// The files that `units` are made of.
+pub(super) fn files_of(units: &[Unit]) -> impl Iterator<Item = PathBuf> + '_ {
+    units.iter().flat_map(|unit| unit.fragment.iter().chain(&unit.drop_ins).cloned())
+}
+
+/// The environment files that `units` name, as far as the units were read.
+pub(super) fn environment_files(
+    reading: &Reading<'_>,
+    units: &[Unit],
+    hostname: &str,
+) -> Vec<PathBuf> {
+    let read = |path: &PathBuf| UnitFile::parse(&path.to_string_lossy(), reading.known(path)?).ok();
+    let mut found = Vec::new();
+    for unit in units {
+        let Some(main) = unit.fragment.as_ref().and_then(read) else { continue };
+        let drop_ins = unit.drop_ins.iter().filter_map(read).collect();
+        let specifiers = Specifiers::of(&unit.name, Some(hostname));
+        let merged = dialect::Unit::merge(main, drop_ins, specifiers);
+        let named = merged.environment_files().into_iter().map(|file| PathBuf::from(&file.path));
+        found.extend(named.filter(|path| path.is_absolute() && !is_pattern(path)));
+    }
+    found
+}
+
+fn is_pattern(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().iter().any(|byte| b"*?[".contains(byte))
+}
+
+/// The services among `units` that run one of `programs`, each once.
 pub(super) async fn read_units(
     reading: &mut Reading<'_>,
-    names: &[String],
+    units: &[Unit],
     hostname: &str,
     programs: &[&str],
 ) -> Result<Vec<ReadUnit>, NodeError> {
     let mut found: Vec<ReadUnit> = Vec::new();
     let mut seen: Vec<PathBuf> = Vec::new();
-    for name in names.iter().filter(|name| name.ends_with(".service") && !name.contains("@.")) {
-        let asked = reading.node.unit(name).await;
-        let Some(unit) = reading.optional(&format!("the unit {name}"), asked)? else { continue };
+    for unit in units {
         // An alias shows the same file under another name.
         let Some(fragment) = unit.fragment.clone().filter(|path| !seen.contains(path)) else {
             continue;
         };
         seen.push(fragment.clone());
-        // systemd's wrapper of a script in /etc/init.d tells nothing of what that starts;
-        // where it runs its process is found.
-        if fragment.starts_with("/run/systemd/generator.late") {
+        // Where it runs its process is found.
+        if fragment.starts_with(WRAPPED) {
             continue;
         }
-        if let Some(read) = read_unit(reading, &unit, &fragment, hostname).await?
+        if let Some(read) = read_unit(reading, unit, &fragment, hostname).await?
             && programs.contains(&read.invocation.program_name())
         {
             found.push(read);
@@ -72,7 +101,7 @@ async fn read_unit(
     let mut environment = Vec::new();
     for file in merged.environment_files() {
         let path = PathBuf::from(&file.path);
-        if file.path.contains(['*', '?', '[']) {
+        if is_pattern(&path) {
             reading.found(
                 Severity::Warning,
                 format!("{} reads {} by a pattern, which is not followed", unit.name, file.path),
@@ -107,18 +136,23 @@ async fn read_unit(
     };
     let working_dir = merged.value("WorkingDirectory").unwrap_or_else(|| "/".to_owned());
     Ok(Some(ReadUnit {
-        runs: Runs::Unit {
-            unit: unit.name.clone(),
-            active: unit.active_state.clone(),
-            enabled: unit.file_state.clone(),
-            stale: unit.needs_reload,
-        },
+        runs: runs(unit),
         main_pid: unit.main_pid,
         files,
         invocation,
         environment,
         working_dir: PathBuf::from(working_dir.trim_start_matches(['-', '~'])),
     }))
+}
+
+/// How a unit keeps its service running.
+pub(super) fn runs(unit: &Unit) -> Runs {
+    Runs::Unit {
+        unit: unit.name.clone(),
+        active: unit.active_state.clone(),
+        enabled: unit.file_state.clone(),
+        stale: unit.needs_reload,
+    }
 }
 
 async fn unit_file(reading: &mut Reading<'_>, path: &Path) -> Result<Option<UnitFile>, NodeError> {

@@ -12,7 +12,7 @@ pub mod access;
 pub mod file;
 pub mod judge;
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,6 +81,8 @@ pub struct SeenSrv {
     pub domain: String,
     /// The suffix of the service.
     pub name: Option<String>,
+    /// Who was asked, where not this machine's name servers.
+    pub nameserver: Option<SocketAddr>,
     /// What the name servers say.
     pub records: SrvRecords,
     /// Where clients are served by these records.
@@ -118,12 +120,14 @@ impl Observation {
 
 /// How many nodes are looked at, at once, is the caller's affair: each is one connection.
 /// `given` is how etcd is reached as far as flags, variables or the configuration say
-/// so; `named` whether they name the members.
+/// so; `named` whether they name the members. `nameserver` is asked for SRV records in
+/// place of this machine's.
 pub async fn discover(
     specs: &[NodeSpec],
     nodes: &[Arc<dyn Node>],
     given: &ConnectionSettings,
     named: bool,
+    nameserver: Option<SocketAddr>,
 ) -> Observation {
     let from = now();
     let looked = join_all(nodes.iter().map(|node| observe(&**node))).await;
@@ -169,7 +173,7 @@ pub async fn discover(
         }
         Asked::Silent(why) => observation.silence = why,
     }
-    let (srv, more) = srv(&observation, given.command_timeout).await;
+    let (srv, more) = srv(&observation, nameserver, given.command_timeout).await;
     observation.srv = srv;
     observation.findings = observation
         .nodes
@@ -256,7 +260,11 @@ fn member(row: &Row, nodes: &[SeenNode]) -> Option<SeenMember> {
 }
 
 /// The records of the domain that the members' settings name, and what is wrong there.
-async fn srv(seen: &Observation, bound: Duration) -> (Option<SeenSrv>, Vec<Finding>) {
+async fn srv(
+    seen: &Observation,
+    nameserver: Option<SocketAddr>,
+    bound: Duration,
+) -> (Option<SeenSrv>, Vec<Finding>) {
     let setting = |name: &str| {
         let mut services = seen.nodes.iter().flat_map(|node| &node.seen.etcd);
         services.find_map(|etcd| etcd.settings.value(name).filter(|value| !value.is_empty()))
@@ -265,7 +273,7 @@ async fn srv(seen: &Observation, bound: Duration) -> (Option<SeenSrv>, Vec<Findi
     let srv = SrvDomain {
         domain: domain.trim_end_matches('.').to_owned(),
         name: setting("discovery-srv-name").map(str::to_owned),
-        nameserver: None,
+        nameserver,
     };
     let finding = |severity, what: String, hint: String| Finding {
         node: None,
@@ -276,7 +284,9 @@ async fn srv(seen: &Observation, bound: Duration) -> (Option<SeenSrv>, Vec<Findi
     let records = match lookup(&srv, bound).await {
         Ok(records) => records,
         Err(error) => {
-            let hint = "look at /etc/resolv.conf of this machine".to_owned();
+            let hint = "look at /etc/resolv.conf of this machine, or name another server: \
+                        --discovery-srv-nameserver IP"
+                .to_owned();
             return (None, vec![finding(Severity::Warning, error.to_string(), hint)]);
         }
     };
@@ -290,6 +300,6 @@ async fn srv(seen: &Observation, bound: Duration) -> (Option<SeenSrv>, Vec<Findi
             .collect()
     });
     let endpoints = records.client_endpoints().iter().map(ToString::to_string).collect();
-    let SrvDomain { domain, name, .. } = srv;
-    (Some(SeenSrv { domain, name, records, endpoints }), findings)
+    let SrvDomain { domain, name, nameserver } = srv;
+    (Some(SeenSrv { domain, name, nameserver, records, endpoints }), findings)
 }

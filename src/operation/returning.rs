@@ -20,11 +20,11 @@ use self::planner::{Inputs, NodeInput, Planned};
 use crate::etcd::cluster::{Reach, observe as observe_members};
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::node::{Node, NodeName};
-use crate::observe;
 use crate::operation::failure::{Failure, FailureKind, chain};
+use crate::operation::own_way;
 use crate::operation::state::describe::{ClusterSeen, StateContent};
 use crate::operation::state::index::NodeIndex;
-use crate::operation::state::save::{SaveOptions, capture};
+use crate::operation::state::save::{SaveOptions, captured};
 use crate::operation::state::{find, nodes_of};
 use crate::operation::step::Service;
 use crate::plan::{Place, PlanId};
@@ -144,8 +144,9 @@ async fn look(
     let failed = |why: String| {
         Failure::new(FailureKind::Error, format!("{WHAT}: {name} was not looked at")).detail(why)
     };
-    let now = capture(node, &look).await.map_err(|error| failed(chain(&error).join(": ")))?;
-    let seen = observe::observe(node).await.map_err(|error| failed(error.to_string()))?;
+    let captured = captured(node, &look).await;
+    let (now, seen) = captured.map_err(|error| failed(chain(&error).join(": ")))?;
+    own_way::refused(seen.distribution, name, WHAT)?;
     let mut used: BTreeMap<Service, BTreeSet<PathBuf>> = BTreeMap::new();
     for etcd in &seen.etcd {
         let paths = used.entry(Service::Etcd).or_default();

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`look`] | asks a node how it runs etcd and the API server |
 //! | [`roots`] | which of its files matter: pure |
+//! | `links` | what is meant by paths that lead through links |
 //! | [`describe`] | what is said of a node and of a cluster beside the files |
 //! | [`index`] | the list of an archive's files with their digests |
 //! | [`nodes`] | which machines are meant |
@@ -24,6 +25,7 @@ pub mod describe;
 pub mod diff;
 pub mod find;
 pub mod index;
+mod links;
 pub mod look;
 pub mod mask;
 mod mention;

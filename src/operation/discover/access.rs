@@ -17,6 +17,7 @@ use crate::etcd::cluster::{ClusterView, Reach, Silence, observe};
 use crate::etcd::{ConnectionSettings, Connector, EtcdErrorKind};
 use crate::node::{Node, NodeName};
 use crate::observe::TlsFile;
+use crate::observe::reading::follow;
 use crate::types::Endpoint;
 
 /// No more sets of certificates are tried.
@@ -198,7 +199,9 @@ async fn read(
     key: PathBuf,
     known: &mut HashSet<[u8; 32]>,
 ) -> Option<Tried> {
-    let texts = [text(node, &ca).await?, text(node, &cert).await?, text(node, &key).await?];
+    let (ca_text, cert_text, key_text) =
+        tokio::join!(text(node, &ca), text(node, &cert), text(node, &key));
+    let texts = [ca_text?, cert_text?, key_text?];
     let mut digest = Sha256::new();
     texts.iter().for_each(|text| digest.update(Sha256::digest(text)));
     if !known.insert(digest.finalize().into()) {
@@ -217,16 +220,10 @@ async fn read(
     Some(Tried { credential, pems: Some(pems) })
 }
 
+/// A certificate is often a link to the current one.
 async fn text(node: &dyn Node, path: &Path) -> Option<Vec<u8>> {
-    let mut at = path.to_owned();
-    // A certificate is often a link to the current one.
-    for _ in 0..8 {
-        match node.stat(&at).await.ok()??.target {
-            Some(target) => at = at.parent()?.join(target),
-            None => return node.read(&at, MAX_PEM).await.ok().map(|file| file.bytes),
-        }
-    }
-    None
+    let found = follow(node, path, MAX_PEM).await.ok()?;
+    found.map(|(_, bytes)| bytes)
 }
 
 /// Asks with each until a member answers.

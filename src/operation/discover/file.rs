@@ -79,6 +79,7 @@ fn members(
     if let Some(srv) = seen.srv.as_ref().filter(|srv| !srv.endpoints.is_empty()) {
         cluster.discovery_srv = Some(srv.domain.clone());
         cluster.discovery_srv_name = srv.name.clone();
+        cluster.discovery_srv_nameserver = srv.nameserver;
         comments.add(section, "discovery-srv", "As the members' own settings have it.");
         return;
     }

@@ -3,8 +3,6 @@
 //! For finding files and describing a node a reading that takes too much is fine; the
 //! dialects read and edit exactly.
 
-use std::path::PathBuf;
-
 use super::roots::Mention;
 
 /// The most mentions that are taken of one text.
@@ -112,16 +110,6 @@ pub(super) fn keys(text: &str) -> Vec<Mention> {
     found
 }
 
-/// The files of `EnvironmentFile=` lines of a unit; patterns are not followed.
-pub(super) fn environment_files(unit: &str) -> Vec<PathBuf> {
-    unit.lines()
-        .filter_map(|line| line.trim().strip_prefix("EnvironmentFile="))
-        .map(|value| value.trim().trim_start_matches('-'))
-        .filter(|path| path.starts_with('/') && !path.contains(['*', '?', '[', '%', '$']))
-        .map(PathBuf::from)
-        .collect()
-}
-
 fn unquoted(value: &str) -> &str {
     let value = value.trim();
     ['"', '\'']
@@ -146,7 +134,6 @@ mod tests {
         let found = flags(unit);
         assert_eq!(get(&found, "etcd-servers"), ["http://10.0.0.1:2379"]);
         assert_eq!(get(&found, "client-ca-file"), ["/etc/ca.crt"]);
-        assert_eq!(environment_files(unit), [PathBuf::from("/etc/default/etcd")]);
         let environment = "DAEMON_ARGS=\"--initial-cluster-token tok --initial-cluster-state new\"\n\
             KUBE_ETCD_SERVERS=\"--etcd-servers=http://a:2379,http://b:2379\"\n";
         let found = flags(environment);

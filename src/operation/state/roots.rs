@@ -5,10 +5,11 @@
 //! does now. Too much is stored rather than too little, but never a directory that is
 //! not named by a configuration, and never the root of a file system or of a large tree.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use crate::node::TreeSpec;
+pub use crate::observe::Places;
 
 /// What a configuration says under one name: a flag, a variable or a key, all spelt
 /// like the flag (`trusted-ca-file`).
@@ -28,33 +29,14 @@ pub struct Seen {
     pub files: Vec<PathBuf>,
     /// What they, and running processes, say.
     pub mentions: Vec<Mention>,
+    /// Files and directories of the node that its static pods read.
+    pub mounted: Vec<PathBuf>,
     /// Data directories and directories of write-ahead logs of members.
     pub data: Vec<PathBuf>,
     /// Paths from the settings.
     pub extra: Vec<PathBuf>,
-}
-
-/// The root below which the usual places are: `/`, or another in tests.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Places(pub PathBuf);
-
-impl Default for Places {
-    fn default() -> Self {
-        Self(PathBuf::from("/"))
-    }
-}
-
-impl Places {
-    /// Whether they are a machine's own: below another root nothing that runs on the
-    /// machine counts.
-    pub fn are_the_machines(&self) -> bool {
-        self.0 == Path::new("/")
-    }
-
-    /// The place that is usually at the absolute path `usual`.
-    pub fn at(&self, usual: &str) -> PathBuf {
-        self.0.join(usual.trim_start_matches('/'))
-    }
+    /// Links on the way to any of these, and where they lead.
+    pub links: BTreeMap<PathBuf, PathBuf>,
 }
 
 /// What is archived of a node.
@@ -64,6 +46,8 @@ pub struct Roots {
     pub state: TreeSpec,
     /// The data directories, for a copy while all members are stopped.
     pub data: TreeSpec,
+    /// Every path that is meant, those that lie in others too.
+    pub named: BTreeSet<PathBuf>,
     /// What a configuration names and is not archived, with the reason.
     pub left_out: Vec<(PathBuf, &'static str)>,
 }
@@ -77,6 +61,9 @@ const USUAL: &[&str] = &[
     "/etc/sysconfig/etcd",
     "/etc/ssl/etcd",
     "/etc/kubernetes",
+    "/etc/kubernetes/manifests",
+    "/etc/kubernetes/pki",
+    "/etc/kubernetes/pki/etcd",
     "/etc/default/kubelet",
     "/etc/sysconfig/kubelet",
     "/etc/default/kube-apiserver",
@@ -84,6 +71,13 @@ const USUAL: &[&str] = &[
     "/etc/default/flanneld",
     "/etc/sysconfig/flanneld",
     "/etc/cni",
+    "/etc/rancher",
+    "/var/lib/rancher/k3s/server/cred",
+    "/var/lib/rancher/k3s/server/tls",
+    "/var/lib/rancher/k3s/server/token",
+    "/var/lib/rancher/rke2/server/cred",
+    "/var/lib/rancher/rke2/server/tls",
+    "/var/lib/rancher/rke2/server/token",
     "/etc/systemd/system/etcd.service",
     "/etc/systemd/system/etcd.service.d",
     "/etc/systemd/system/kubelet.service",
@@ -144,6 +138,11 @@ const TOO_LARGE: &[&str] = &[
     "/var/lib/docker",
 ];
 
+/// Links that lead on to links.
+const MAX_LED: usize = 8;
+/// Paths that are meant; more are no configuration.
+const MAX_NAMED: usize = 4000;
+
 /// Which files belong to the state of a node on which `seen` was seen.
 pub fn roots(seen: &Seen, places: &Places) -> Roots {
     let mut found = Roots::default();
@@ -158,20 +157,26 @@ pub fn roots(seen: &Seen, places: &Places) -> Roots {
     for mention in seen.mentions.iter().filter(|mention| names_a_file(&mention.option)) {
         paths_in(&mention.value).for_each(|path| add(&path, &mut found.left_out));
     }
-    let data: BTreeSet<PathBuf> = seen
-        .data
-        .iter()
-        .filter(|path| match refusal(path, places) {
-            None => true,
-            Some(why) => {
-                found.left_out.push(((*path).clone(), why));
-                false
-            }
-        })
-        .cloned()
-        .collect();
+    let mounted = seen.mounted.iter().filter(|path| !is_never_configuration(path));
+    mounted.for_each(|path| add(path, &mut found.left_out));
+    let mut data: BTreeSet<PathBuf> = BTreeSet::new();
+    for path in &seen.data {
+        match refusal(path, places) {
+            None => drop(data.insert(path.clone())),
+            Some(why) => found.left_out.push((path.clone(), why)),
+        }
+    }
     // Certificates that etcd made for itself lie among the data.
     state.extend(data.iter().map(|data| data.join("fixtures")));
+    for (paths, others) in [(&mut data, None), (&mut state, Some(&seen.data))] {
+        led_on(paths, others, &seen.links, |path| match refusal(path, places) {
+            None => true,
+            Some(why) => {
+                found.left_out.push((path.to_owned(), why));
+                false
+            }
+        });
+    }
     found.data.roots = outermost(&data);
     found.state.roots = outermost(&state).into_iter().filter(|root| !data.contains(root)).collect();
     found.state.exclude = found
@@ -181,9 +186,69 @@ pub fn roots(seen: &Seen, places: &Places) -> Roots {
         .filter(|data| found.state.roots.iter().any(|root| data.starts_with(root)))
         .cloned()
         .collect();
+    found.named = state.into_iter().chain(data).collect();
     found.left_out.sort();
     found.left_out.dedup();
     found
+}
+
+/// Adds to `paths` what is meant by those that lead through one of `links`, as far as
+/// the link is itself among them or `others`, or below: what is not is gone through when
+/// files are read.
+fn led_on(
+    paths: &mut BTreeSet<PathBuf>,
+    others: Option<&Vec<PathBuf>>,
+    links: &BTreeMap<PathBuf, PathBuf>,
+    mut allowed: impl FnMut(&Path) -> bool,
+) {
+    let mut next: Vec<PathBuf> = paths.iter().cloned().collect();
+    // A link that leads to itself adds nothing new and ends it.
+    for _ in 0..MAX_LED {
+        let mut new = Vec::new();
+        for (link, to) in links {
+            let mut all = paths.iter().chain(others.into_iter().flatten());
+            if !all.any(|path| link.starts_with(path)) {
+                continue;
+            }
+            for below in next.iter().filter_map(|path| path.strip_prefix(link).ok()) {
+                // Joining nothing would add a slash.
+                let meant = if below.as_os_str().is_empty() { to.clone() } else { to.join(below) };
+                if !paths.contains(&meant) && !new.contains(&meant) && allowed(&meant) {
+                    new.push(meant);
+                }
+            }
+        }
+        if new.is_empty() || paths.len() + new.len() > MAX_NAMED {
+            break;
+        }
+        paths.extend(new.iter().cloned());
+        next = new;
+    }
+}
+
+/// The paths that would have to be led on if they were links: each that is named, and
+/// those on the way to it that lie in another.
+pub(super) fn may_be_links(found: &Roots) -> BTreeSet<PathBuf> {
+    let mut all = BTreeSet::new();
+    for path in &found.named {
+        for above in path.ancestors() {
+            let stored = above.ancestors().any(|outer| found.named.contains(outer));
+            if !stored || !all.insert(above.to_owned()) {
+                break;
+            }
+        }
+    }
+    all
+}
+
+/// Whether what a static pod reads of the node is never its configuration: what comes
+/// with the system's packages, what only runs or is written.
+fn is_never_configuration(path: &Path) -> bool {
+    const NEVER: [&str; 11] = [
+        "/usr", "/lib", "/lib64", "/bin", "/sbin", "/boot", "/run", "/tmp", "/var/run", "/var/log",
+        "/var/tmp",
+    ];
+    NEVER.iter().any(|never| path.starts_with(never)) && !path.starts_with("/usr/local")
 }
 
 /// Those that lie below no other.
@@ -267,7 +332,14 @@ mod tests {
                 mention("root-dir", "/var/lib/kubelet"),
             ],
             data: vec!["/var/lib/etcd".into()],
+            mounted: vec![
+                "/etc/ssl/certs".into(),
+                "/srv/audit/policy".into(),
+                "/usr/share/ca-certificates".into(),
+                "/usr/local/share/ca-certificates".into(),
+            ],
             extra: vec!["/etc/haproxy/haproxy.cfg".into()],
+            links: BTreeMap::new(),
         };
         let found = roots(&seen, &Places::default());
         for path in [
@@ -278,14 +350,20 @@ mod tests {
             "/usr/lib/systemd/system/kubelet.service.d/10-kubeadm.conf",
             "/var/lib/kubelet/pki/kubelet-client-current.pem",
             "/etc/haproxy/haproxy.cfg",
+            "/srv/audit/policy/policy.yaml",
+            "/usr/local/share/ca-certificates/own.crt",
             "/etc/cni/net.d/10-flannel.conflist",
             "/var/lib/etcd/fixtures/peer/cert.pem",
         ] {
             assert!(has(&found.state, path), "{path}");
         }
-        for path in
-            ["/var/log/audit.log", "/var/lib/kubelet/pods/x", "/var/lib/etcd/member/snap/db"]
-        {
+        for path in [
+            "/var/log/audit.log",
+            "/var/lib/kubelet/pods/x",
+            "/var/lib/etcd/member/snap/db",
+            "/etc/ssl/certs/ca-certificates.crt",
+            "/usr/share/ca-certificates/mozilla/x.crt",
+        ] {
             assert!(!has(&found.state, path), "{path}");
         }
         assert_eq!(found.data.roots, [Path::new("/var/lib/etcd")]);
@@ -329,6 +407,58 @@ mod tests {
         );
         assert!(found.data.roots.is_empty());
         assert_eq!(found.state, roots(&Seen::default(), &Places::default()).state);
+    }
+
+    #[test]
+    fn links_on_the_way_are_led_on_and_no_others() {
+        let link = |from: &str, to: &str| (PathBuf::from(from), PathBuf::from(to));
+        let seen = Seen {
+            mentions: vec![
+                mention("peer-cert-file", "/etc/etcd/live/peer.crt"),
+                mention("cert-file", "/srv/pki/server.crt"),
+            ],
+            data: vec!["/var/lib/etcd".into()],
+            links: BTreeMap::from([
+                link("/etc/kubernetes/pki", "/srv/kubernetes"),
+                link("/etc/etcd/live", "/home/admin"),
+                link("/home/admin/peer.crt", "/home/admin/peer-2.crt"),
+                link("/srv/pki", "/mnt/pki"),
+                link("/var/lib/etcd", "/mnt/fast/etcd"),
+                link("/etc/default/etcd", "/etc"),
+                link("/etc/etcd/loop", "/etc/etcd/loop"),
+            ]),
+            ..Seen::default()
+        };
+        let found = roots(&seen, &Places::default());
+        for path in [
+            "/srv/kubernetes/ca.key",
+            "/home/admin/peer.crt",
+            "/home/admin/peer-2.crt",
+            "/srv/pki/server.crt",
+            "/mnt/fast/etcd/fixtures/x",
+        ] {
+            assert!(has(&found.state, path), "{path}");
+        }
+        // The directory behind a link has more than what is named of it.
+        for path in
+            ["/home/admin/.ssh", "/mnt/pki/server.crt", "/etc/shadow", "/mnt/fast/etcd/member"]
+        {
+            assert!(!has(&found.state, path), "{path}");
+        }
+        let data: Vec<&Path> = found.data.roots.iter().map(PathBuf::as_path).collect();
+        assert_eq!(data, [Path::new("/mnt/fast/etcd"), Path::new("/var/lib/etcd")]);
+        assert!(found.left_out.contains(&("/etc".into(), "it holds far more than configuration")));
+        let asked = may_be_links(&found);
+        for (path, is) in [
+            ("/etc/etcd", true),
+            ("/etc/etcd/live", true),
+            ("/etc/etcd/live/peer.crt", true),
+            ("/etc", false),
+            ("/srv/pki", false),
+            ("/srv/pki/server.crt", true),
+        ] {
+            assert_eq!(asked.contains(Path::new(path)), is, "{path}");
+        }
     }
 
     #[test]

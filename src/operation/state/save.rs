@@ -19,13 +19,16 @@ use vault::store::SizeHint;
 
 use super::describe::{ClusterSeen, MissingNode, NodeSummary, StateContent};
 use super::index::{self, Archive, NodeIndex};
+use super::links::followed;
 use super::look::{Looked, look};
-use super::roots::{Places, Roots, roots};
+use super::roots::{Places, Roots};
 use super::{Part, STATE_KIND};
+use crate::dialect::{host, port};
 use crate::etcd::cluster::{Reach, observe};
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::event::Events;
 use crate::node::{Node, NodeError, NodeErrorKind, NodeName, Piece, ProcessQuery, TreeSpec};
+use crate::observe::{NodeObservation, Severity};
 use crate::operation::failure::{Failure, FailureKind, chain};
 use crate::operation::interrupt::Interrupt;
 use crate::operation::vaults::{self, storage_failure};
@@ -34,6 +37,8 @@ use crate::operation::vaults::{self, storage_failure};
 const AT_ONCE: usize = 8;
 /// Chunks on their way to the index.
 const INDEX_QUEUE: usize = 4;
+/// A peer that runs accepts a connection within this.
+const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node that sends nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 /// A copy of data directories may be so large, in bytes.
@@ -84,6 +89,14 @@ pub enum SaveError {
     Started {
         /// The node.
         node: NodeName,
+    },
+    /// Another member of its cluster runs.
+    #[error("data is copied only of a cluster that is stopped: {peer}, a peer of {node}, answers")]
+    PeerRuns {
+        /// The node.
+        node: NodeName,
+        /// The peer.
+        peer: String,
     },
     /// Its name makes no role.
     #[error("name the objects of {node}")]
@@ -205,18 +218,27 @@ pub fn check_encryption(
 
 /// What was taken of one node without storing it anywhere: what it is now.
 pub async fn capture(node: &dyn Node, options: &SaveOptions) -> Result<NodeIndex, SaveError> {
+    Ok(captured(node, options).await?.0)
+}
+
+/// The same with what was seen to run there, of one look.
+pub async fn captured(
+    node: &dyn Node,
+    options: &SaveOptions,
+) -> Result<(NodeIndex, NodeObservation), SaveError> {
     let (looked, roots) = found(node, options).await?;
     let stream = node.save_pieces(roots.state.clone()).await?;
     let mut sink = Sink(None);
     let contents = pump(node.name(), stream, &mut sink, limits(MAX_STATE)).await?;
     asked_for(node.name(), &roots.state, &contents)?;
-    Ok(index_of(node.name(), &looked, &roots, &contents, None))
+    let index = index_of(node.name(), &looked, &roots, &contents, None);
+    Ok((index, looked.observed))
 }
 
 async fn found(node: &dyn Node, options: &SaveOptions) -> Result<(Looked, Roots), SaveError> {
     let mut looked = look(node, &options.places).await?;
     looked.seen.extra = options.extra.clone();
-    let roots = roots(&looked.seen, &options.places);
+    let roots = followed(node, &mut looked.seen, &options.places).await?;
     Ok((looked, roots))
 }
 
@@ -233,7 +255,15 @@ pub async fn save_node(
         store_tree(goal, node, Part::Node, &roots.state, limits(MAX_STATE), &write).await?;
     let mut objects = vec![record];
     let mut data = None;
-    if options.data && !roots.data.roots.is_empty() && !looked.etcd_runs {
+    let mut notes = Vec::new();
+    let copied = options.data && !looked.etcd_runs;
+    if copied && !any_there(node, &roots.data.roots).await? {
+        let places: Vec<_> = roots.data.roots.iter().map(|root| index::escaped(root)).collect();
+        notes.push(format!("no data was stored: there is none at {}", places.join(", ")));
+    } else if copied {
+        if let Some(peer) = running_peer(node, &looked.observed).await? {
+            return Err(SaveError::PeerRuns { node: name.clone(), peer });
+        }
         let (record, contents) =
             store_tree(goal, node, Part::Data, &roots.data, limits(MAX_DATA), &write).await?;
         if is_running(node, &roots.data).await? {
@@ -245,9 +275,12 @@ pub async fn save_node(
     let index = index_of(name, &looked, &roots, &contents, data.as_ref());
     let bytes = index.encode().map_err(|source| SaveError::Index { node: name.clone(), source })?;
     objects.insert(1, store_bytes(goal, name, Part::Index, bytes, &write).await?);
-    let mut notes = index.state.notes.clone();
+    notes.extend(index.state.notes.iter().cloned());
     notes.extend(looked.description.unseen.iter().cloned());
-    notes.extend(looked.problems.iter().cloned());
+    // A problem does not wait for somebody to run a discovery.
+    let findings = looked.observed.findings.iter();
+    let problems = findings.filter(|finding| finding.severity == Severity::Problem);
+    notes.extend(problems.map(|finding| vault::document::printable(&finding.what)));
     notes.extend(
         roots
             .left_out
@@ -290,6 +323,40 @@ fn index_of(
 
 fn limits(stream: u64) -> Limits {
     Limits { stream, ..Limits::default() }
+}
+
+/// A peer of the node's member that answers, as `name at host:port`: then the cluster is
+/// not stopped, whatever nodes were named.
+async fn running_peer(
+    node: &dyn Node,
+    seen: &NodeObservation,
+) -> Result<Option<String>, NodeError> {
+    let mut peers: BTreeMap<String, String> = BTreeMap::new();
+    for etcd in &seen.etcd {
+        let own = etcd.settings.name().to_owned();
+        for (name, url) in etcd.settings.initial_cluster().iter().filter(|(name, _)| *name != own) {
+            if let Some(at) = host(url) {
+                let at = if at.contains(':') { format!("[{at}]") } else { at.to_owned() };
+                peers.insert(format!("{at}:{}", port(url).unwrap_or(2380)), name.to_owned());
+            }
+        }
+    }
+    if peers.is_empty() {
+        return Ok(None);
+    }
+    let tried = node.reach(peers.keys().cloned().collect(), PEER_TIMEOUT).await?;
+    let answers = tried.iter().find(|tried| tried.error.is_none());
+    let name = |at: &str| peers.get(at).map_or_else(String::new, |name| format!("{name} at "));
+    Ok(answers.map(|tried| format!("{}{}", name(&tried.address), tried.address)))
+}
+
+async fn any_there(node: &dyn Node, paths: &[PathBuf]) -> Result<bool, NodeError> {
+    for path in paths {
+        if node.stat(path).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether anything of etcd runs, or holds one of the data directories.
@@ -481,7 +548,7 @@ pub async fn save_nodes(
     saved.content.cluster = cluster;
     // Bytes of one member's data are worth nothing beside a member that runs.
     let mut options = options.clone();
-    if options.data && !all_stopped(nodes).await {
+    if options.data && !not_stopped(nodes).await.is_empty() {
         options.data = false;
     }
     let mut work = stream::iter(nodes)
@@ -518,11 +585,18 @@ pub async fn save_nodes(
     saved
 }
 
-/// Whether etcd runs on none of `nodes`, as far as every one of them can tell.
-pub async fn all_stopped(nodes: &[Arc<dyn Node>]) -> bool {
+/// Where etcd runs, or it cannot be told, a line for each of these nodes.
+pub async fn not_stopped(nodes: &[Arc<dyn Node>]) -> Vec<String> {
     let looks = nodes.iter().map(|node| node.processes(ProcessQuery::Program("etcd".to_owned())));
     let looks = futures_util::future::join_all(looks).await;
-    looks.into_iter().all(|found| found.is_ok_and(|found| found.is_empty()))
+    let told = nodes.iter().zip(looks).filter_map(|(node, found)| match found {
+        Ok(found) => {
+            let process = found.first()?;
+            Some(format!("{}: etcd runs as process {}", node.name(), process.pid))
+        }
+        Err(error) => Some(format!("{}: it cannot be told: {}", node.name(), error.why)),
+    });
+    told.collect()
 }
 
 /// What a save did.
@@ -555,6 +629,13 @@ pub async fn observe_cluster(
     ClusterSeen::of(&observe(connector, settings, Reach::AllMembers).await)
 }
 
+/// Whether a member that has a leader answers: one that lost its quorum may be behind
+/// what the others keep.
+pub async fn is_led(connector: &Connector, settings: &ConnectionSettings) -> bool {
+    let view = observe(connector, settings, Reach::AllMembers).await;
+    view.rows.iter().filter_map(|row| row.status()).any(|status| status.leader.is_some())
+}
+
 /// The lineage of states of a cluster that did not answer and has no backup yet.
 const UNKNOWN_LINEAGE: &str = "unknown";
 
@@ -584,15 +665,22 @@ pub async fn save(
     };
     let (view, ()) = interrupt.or(what, looking).await?;
     let seen = ClusterSeen::of(&view);
-    if options.data && !interrupt.or(what, all_stopped(nodes)).await? {
-        return Err(Failure::new(
-            FailureKind::Etcd,
-            format!("{what}: etcd runs, or it cannot be told, and no member gives a snapshot"),
-        )
-        .hint(
-            "of a running cluster a snapshot is stored: --endpoints; data directories are copied \
-             only where etcd is stopped on every node",
-        ));
+    if options.data {
+        let running = interrupt.or(what, not_stopped(nodes)).await?;
+        if !running.is_empty() {
+            let mut failure = Failure::new(
+                FailureKind::Etcd,
+                format!(
+                    "{what}: etcd is not stopped everywhere, and no member with a leader answers"
+                ),
+            );
+            failure.details = running;
+            return Err(failure.hint(
+                "of a cluster that works a snapshot is stored (--endpoints names its members), of \
+                 one that is stopped on every node its directories; what one member alone holds: \
+                 etcdvault backup --endpoints URL",
+            ));
+        }
     }
     if seen.is_none() {
         events.warn("no member of the cluster answers: the state says nothing of its members");
@@ -615,6 +703,14 @@ pub async fn save(
         return Err(
             failure.state(format!("vault {} lists nothing new", repository.store().location()))
         );
+    }
+    if options.data && saved.content.nodes.iter().all(|node| node.data_bytes.is_none()) {
+        return Err(Failure::new(
+            FailureKind::Error,
+            format!("{what}: no node has a data directory of etcd"),
+        )
+        .state(format!("vault {} lists nothing new", repository.store().location()))
+        .hint("without --with-data the state alone is stored; --node names other nodes"));
     }
     let error = |error: InvalidName| Failure::new(FailureKind::Error, what).because(error);
     let manifest = Manifest {
