@@ -45,10 +45,10 @@ lint: ## formatting, clippy, licences and sources of the dependencies
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	"$$(tests/servers/install-deny.sh)" --workspace check --hide-inclusion-graph licenses bans sources
 
-bench: ## measure against etcdctl, etcdutl and zstd (BENCH_BYTES, BENCH_RUNS)
+bench: ## measure against etcdctl, etcdutl, zstd and ssh (BENCH_BYTES, BENCH_RUNS)
 	@tests/servers/deps.sh bench
 	$(CARGO) build --quiet --release --bin etcdvault
-	$(CARGO) build --quiet --package harness --bin etcd-fill
+	$(CARGO) build --quiet --package harness --bin etcd-fill --bin test-hosts
 	tests/bench/bench.py --bytes $(BENCH_BYTES) --runs $(BENCH_RUNS)
 
 dist: ## the release binary for glibc 2.17 and newer, in target/dist

@@ -30,7 +30,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::stream::{BoxStream, StreamExt as _};
 
 pub use error::{NodeError, NodeErrorKind};
 pub use types::{
@@ -41,6 +41,19 @@ pub use types::{
 
 /// A stream of bytes from or to a node.
 pub type ByteStream = BoxStream<'static, Result<Bytes, NodeError>>;
+
+/// A piece of such a stream, and the zstd frame in which it came, where it did: whoever
+/// stores it as frames need not compress it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The bytes.
+    pub plain: Bytes,
+    /// A frame that decoded to just these bytes.
+    pub frame: Option<Bytes>,
+}
+
+/// A stream of pieces from a node.
+pub type PieceStream = BoxStream<'static, Result<Piece, NodeError>>;
 
 /// One machine. See the module for what holds for every call.
 #[async_trait]
@@ -98,6 +111,11 @@ pub trait Node: fmt::Debug + Send + Sync {
     /// does not exist is left out; so are sockets and devices, of which, as of files
     /// that changed meanwhile, notes at the end of the stream tell.
     async fn save_tree(&self, spec: TreeSpec) -> Result<ByteStream, NodeError>;
+    /// The same stream with the frames in which it comes.
+    async fn save_pieces(&self, spec: TreeSpec) -> Result<PieceStream, NodeError> {
+        let plain = |plain| Piece { plain, frame: None };
+        Ok(self.save_tree(spec).await?.map(move |bytes| bytes.map(plain)).boxed())
+    }
     /// Unpacks such a stream below `root`, which must not exist: beside its place,
     /// durable, then renamed. With a failure nothing stands at `root`.
     async fn unpack_tree(&self, root: &Path, tar: ByteStream) -> Result<TreeDigest, NodeError>;

@@ -188,9 +188,14 @@ pub(crate) fn not_begun(error: RunError, typed: &Typed) -> Failure {
         RunError::Ended { id, ending: crate::operation::journal::Ending::Applied } => {
             Some(format!("to go back: {}", typed.command("rollback", id)))
         }
-        _ => None,
+        _ => error.places().iter().find_map(|place| place.hint.clone()),
     };
+    let places: Vec<String> = error.places().iter().map(ToString::to_string).collect();
     let mut failure = Failure::new(kind, "the plan was not run").because(error);
+    // One that is its own cause is said there.
+    if places.len() > 1 || !failure.causes().iter().any(|cause| places.contains(cause)) {
+        failure.details = places;
+    }
     failure.hint = hint;
     failure.state("no step was touched")
 }
@@ -248,6 +253,7 @@ pub(crate) fn ended(
         for line in crate::operation::failure::chain(error) {
             failure = failure.detail(line);
         }
+        failure.hint = error.places().iter().find_map(|place| place.hint.clone());
     }
     let doubt: Vec<String> = report.in_doubt().map(|step| step.to_string()).collect();
     if !doubt.is_empty() {

@@ -34,8 +34,9 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, LinkHow,
-    Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName, Process, ProcessQuery,
-    Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
+    Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName, Piece, PieceStream,
+    Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
+    WriteLike,
 };
 use link::Link;
 use preamble::Identity;
@@ -310,10 +311,12 @@ struct Answer {
 }
 
 /// A piece of an answer's stream; `None` at its end.
-fn piece(frame: Frame) -> Result<Option<Bytes>, String> {
+fn piece(frame: Frame) -> Result<Option<Piece>, String> {
     match frame {
-        Frame::Plain(bytes) => Ok(Some(bytes)),
-        Frame::Packed(bytes) => wire::unpack(&bytes).map(Some),
+        Frame::Plain(plain) => Ok(Some(Piece { plain, frame: None })),
+        Frame::Packed(frame) => {
+            Ok(Some(Piece { plain: wire::unpack(&frame)?, frame: Some(frame) }))
+        }
         Frame::Finish => Ok(None),
         Frame::Value(_) | Frame::Failure(_) => Err("a value within a stream".to_owned()),
     }
@@ -354,6 +357,7 @@ impl Node for RemoteNode {
                 let Some(piece) = piece(frame).map_err(|why| self.unexpected(&act, why))? else {
                     return Ok(FileContent { entry, bytes });
                 };
+                let piece = piece.plain;
                 if (bytes.len() + piece.len()) as u64 > limit {
                     return Err(self.unexpected(&act, format!("it is larger than {limit} bytes")));
                 }
@@ -433,6 +437,11 @@ impl Node for RemoteNode {
     }
 
     async fn save_tree(&self, spec: TreeSpec) -> Result<ByteStream, NodeError> {
+        let pieces = self.save_pieces(spec).await?;
+        Ok(pieces.map(|piece| piece.map(|piece| piece.plain)).boxed())
+    }
+
+    async fn save_pieces(&self, spec: TreeSpec) -> Result<PieceStream, NodeError> {
         let act = "save the tree";
         let idle = self.deadlines.idle;
         let call = Call::SaveTree { spec };
@@ -449,7 +458,7 @@ impl Node for RemoteNode {
             let next = node.within(act, idle, node.next(act, &mut answer)).await;
             let next = next.and_then(|f| piece(f).map_err(|why| node.unexpected(act, why)));
             match next {
-                Ok(Some(bytes)) => Some((Ok(bytes), Some((node, answer)))),
+                Ok(Some(piece)) => Some((Ok(piece), Some((node, answer)))),
                 Ok(None) => None,
                 Err(error) => Some((Err(error), None)),
             }

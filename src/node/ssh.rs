@@ -184,6 +184,7 @@ pub async fn connect_ssh(name: &NodeName, spec: &SshSpec) -> Result<RemoteNode, 
             if cause.kind == NodeErrorKind::Lost && cause.hint.is_none() {
                 learned.details.insert(0, deadline);
             }
+            learned.hint.get_or_insert_with(|| check(&spec.destination));
             Err(learned)
         }
         Err(mut error) => {
@@ -272,6 +273,11 @@ async fn send<W: AsyncWrite + Unpin>(program: &Program, writer: &mut W) -> io::R
     writer.flush().await
 }
 
+/// What a person can do when nothing tells why a connection ended.
+fn check(destination: &str) -> String {
+    format!("check that it runs and lets you in: ssh {destination} true")
+}
+
 /// A destination that ssh takes for one.
 fn check_destination(destination: &str) -> Result<(), String> {
     let bad = destination.is_empty()
@@ -341,7 +347,12 @@ struct Process {
 
 impl Process {
     fn aftermath(self) -> Aftermath {
-        Box::pin(async move { Some(self.end().await) })
+        Box::pin(async move {
+            let hint = check(&self.destination);
+            let mut cause = self.end().await;
+            cause.hint.get_or_insert(hint);
+            Some(cause)
+        })
     }
 
     /// Waits for its end, and sees to it. Its pipes are closed already.

@@ -129,7 +129,9 @@ pub async fn discover(
     named: bool,
     nameserver: Option<SocketAddr>,
 ) -> Observation {
+    let from = now();
     let looked = join_all(nodes.iter().map(|node| observe(&**node))).await;
+    let to = now();
     let mut seen = Vec::new();
     let mut reached: Vec<Arc<dyn Node>> = Vec::new();
     let mut unreached = Vec::new();
@@ -179,10 +181,17 @@ pub async fn discover(
         .flat_map(|node| node.seen.findings.iter().cloned())
         .chain(more)
         .chain(judge::judge(&observation))
+        .chain(judge::clocks(&observation.nodes, from, to))
         .collect();
     // The order within one severity is that of nodes: stable.
     observation.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     observation
+}
+
+/// This machine's clock, in nanoseconds since 1970.
+fn now() -> i128 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i128::try_from(since.as_nanos()).unwrap_or(i128::MAX))
 }
 
 fn missing(error: &NodeError) -> MissingNode {

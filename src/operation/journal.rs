@@ -52,7 +52,9 @@ impl NodePlace {
             NodeErrorKind::Other | NodeErrorKind::Failed => PlaceErrorKind::Lost,
             _ => PlaceErrorKind::Failed,
         };
-        PlaceError::new(&self.place, kind, error.act, error.why)
+        let mut placed = PlaceError::new(&self.place, kind, error.act, error.why);
+        placed.hint = error.hint;
+        placed
     }
 
     fn conflict(&self, act: &str) -> PlaceError {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chrono::{DateTime, SubsecRound, Utc};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
-use super::journal::{self, History, Journal, JournalError, JournalStore, StepState};
+use super::journal::{self, History, Journal, JournalError, JournalStore, PlaceError, StepState};
 use super::lock::{self, Lock, LockError, LockStore};
 use super::record::{Direction, Ending, Entry, Owner};
 use super::step::MAX_OUTPUT;
@@ -153,6 +153,15 @@ impl RunError {
     /// Whether stored bytes are not what was stored (exit code 20).
     pub fn is_corruption(&self) -> bool {
         matches!(self, Self::Journal(error) if error.is_corruption())
+    }
+
+    /// The nodes that were asked in vain, with their reasons.
+    pub fn places(&self) -> &[PlaceError] {
+        match self {
+            Self::Journal(error) => error.places(),
+            Self::Lock(LockError::NoMajority { errors, .. }) => errors,
+            _ => &[],
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub struct PlaceError {
     pub act: String,
     /// Why it was not, as a fragment.
     pub why: String,
+    /// What a person can do.
+    pub hint: Option<String>,
 }
 
 impl PlaceError {
@@ -59,7 +61,7 @@ impl PlaceError {
         act: impl Into<String>,
         why: impl Into<String>,
     ) -> Self {
-        Self { place: place.clone(), kind, act: act.into(), why: why.into() }
+        Self { place: place.clone(), kind, act: act.into(), why: why.into(), hint: None }
     }
 }
 
@@ -159,6 +161,15 @@ pub enum JournalError {
 }
 
 impl JournalError {
+    /// The places that were asked in vain, with their reasons.
+    pub fn places(&self) -> &[PlaceError] {
+        match self {
+            Self::Missing { missing, .. } => missing,
+            Self::Write(place) => std::slice::from_ref(place),
+            _ => &[],
+        }
+    }
+
     /// Whether stored bytes are not what was stored (exit code 20).
     pub fn is_corruption(&self) -> bool {
         matches!(

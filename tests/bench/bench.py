@@ -13,6 +13,7 @@ The database is made by etcd-fill once and kept in the test cache.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -35,6 +36,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 MEGABYTE = 1_000_000
 SAMPLE_SECONDS = 0.004
 RUN_BOUND_SECONDS = 1800
+PARTS = ["backup", "s3", "restore", "inspect", "node", "start"]
 
 
 @dataclass
@@ -173,6 +175,8 @@ class Bench:
         self.work = Path(tempfile.mkdtemp(prefix="work.", dir=CACHE / "bench"))
         self.log = self.work / "commands.log"
         self.processes = []
+        self.hosts = None
+        self.size = None
         self.groups = {}
         self.rows = []
 
@@ -180,6 +184,10 @@ class Bench:
         for process in self.processes:
             process.kill()
             process.wait()
+        if self.hosts:
+            # They end with their standard input, and clean up behind themselves.
+            self.hosts.stdin.close()
+            self.hosts.wait(120)
         shutil.rmtree(self.work, ignore_errors=True)
 
     # --- servers ---
@@ -242,8 +250,12 @@ class Bench:
                 "--objects", str(objects), "--database-bytes", str(self.args.bytes)]).strip(), flush=True)
             self.stop_etcd()
             os.rename(made, kept)
+        self.kept = kept
+
+    def start_server(self):
+        """etcd on a copy of the data directory."""
         data = self.work / "data"
-        run(["cp", "-a", "--reflink=auto", kept, data])
+        run(["cp", "-a", "--reflink=auto", self.kept, data])
         self.start_etcd(data)
 
     # --- the work ---
@@ -417,6 +429,110 @@ class Bench:
         if works:
             self.ratio("inspect", ours, samples["etcdutl hashkv"], "etcdutl hashkv", None)
 
+    # --- nodes ---
+
+    def start_hosts(self):
+        """Three systemd hosts with a member of etcd each; how ssh reaches them."""
+        with open(self.work / "hosts.log", "ab") as log:
+            process = subprocess.Popen(
+                ["setpriv", "--pdeathsig", "KILL", "--", TARGET / "debug/test-hosts", "etcd-unit", "3"],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=clean_environment({}))
+        self.hosts = process
+        lines = [process.stdout.readline().split() for _ in range(3)]
+        if not all(line[:2] == ["ssh", "-F"] for line in lines):
+            sys.exit(f"bench: no hosts: {lines}\n{(self.work / 'hosts.log').read_text()[-2000:]}")
+        self.ssh_config = lines[0][2]
+        return [line[3] for line in lines]
+
+    def on(self, host, *command, stdin=None):
+        """Runs a command on a host."""
+        done = subprocess.run(["ssh", "-F", self.ssh_config, host, "--", *map(str, command)], stdin=stdin,
+                              capture_output=True, text=True, timeout=RUN_BOUND_SECONDS, check=False)
+        if done.returncode != 0:
+            sys.exit(f"bench: {command} on {host}: exit {done.returncode}\n{done.stderr}")
+        return done.stdout
+
+    def send(self, directory, host, to, owner="root"):
+        """A directory's content onto a host."""
+        tar = subprocess.Popen(["tar", "c", "--sparse", "-C", directory, "."], stdout=subprocess.PIPE)
+        self.on(host, f"mkdir -p {to} && tar x -C {to} && chown -R {owner}: {to}", stdin=tar.stdout)
+        if tar.wait() != 0:
+            sys.exit(f"bench: tar of {directory}")
+
+    def control_plane(self):
+        """Files as a control-plane node has them, by number and size."""
+        root = self.work / "tree"
+        names = [f"pki/{name}.{kind}" for name in (
+            "ca", "apiserver", "apiserver-kubelet-client", "apiserver-etcd-client", "front-proxy-ca", "front-proxy-client",
+            "etcd/ca", "etcd/server", "etcd/peer", "etcd/healthcheck-client") for kind in ("crt", "key")]
+        names += ["pki/sa.key", "pki/sa.pub", *(f"{name}.conf" for name in (
+            "admin", "super-admin", "controller-manager", "scheduler", "kubelet"))]
+        for name in names:
+            path = root / "etc/kubernetes" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(base64.encodebytes(os.urandom(4000 if name.endswith("conf") else 900)).decode())
+        return root
+
+    def pack_there(self, host):
+        """A zstd on the host as it is here, whatever the host has: the command."""
+        directory = self.work / "zstd"
+        directory.mkdir()
+        zstd = shutil.which("zstd")
+        libraries = [word for word in run(["ldd", zstd]).split() if word.startswith("/")]
+        for path in [zstd, *libraries]:
+            shutil.copy(path, directory)
+        loader = next(Path(path).name for path in libraries if "/ld-" in path)
+        self.send(directory, host, "/opt/zstd")
+        return f"/opt/zstd/{loader} --library-path /opt/zstd /opt/zstd/zstd"
+
+    def bench_node(self):
+        if os.geteuid() != 0:
+            print("\nnodes: left out, as test hosts are started by root")
+            return
+        hosts = self.start_hosts()
+        ours = {"ETCDVAULT_SSH_CONFIG": self.ssh_config, "ETCDVAULT_CONFIG": str(self.work / "etcdvault.toml")}
+        run([self.ours, "discover", *hosts, "-o", self.work / "etcdvault.toml", "--cluster", "bench"],
+            ETCDVAULT_SSH_CONFIG=self.ssh_config)
+        tree = self.control_plane()
+        for host in hosts:
+            self.send(tree / "etc/kubernetes", host, "/etc/kubernetes")
+        vault = self.work / "vault-n"
+        save = [self.ours, "state", "save", "--vault", vault, "--cluster", "bench", "--allow-unencrypted", "--quiet"]
+        roots = "etc/etcd etc/kubernetes etc/systemd/system/etcd.service etc/systemd/system/etcd.service.d"
+        pipes = " & ".join(f"ssh -F {self.ssh_config} {host} -- tar c -C / {roots} | zstd -q -f -o {self.work}/{host}.tar.zst"
+                           for host in hosts)
+        saved, samples = self.record("state of three nodes without data, over SSH", [
+            Contestant("etcdvault state save", [save], lambda: self.new_vault(vault), environment=ours),
+            Contestant("three in parallel: ssh tar c | zstd", [["bash", "-c", f"{pipes} & wait"]]),
+        ])
+        self.row("state save of three nodes", spread([sample.wall * 1000 for sample in saved]), 2000, "ms")
+        self.ratio("state save of three nodes", saved, samples["three in parallel: ssh tar c | zstd"], "(3 × ssh tar c | zstd)", None)
+
+        # The data directory of a stopped member.
+        first, data = hosts[0], "/var/lib/etcd/data"
+        for host in hosts:
+            self.on(host, "systemctl", "stop", "etcd")
+        self.on(first, "rm", "-rf", data)
+        self.send(self.kept, first, data, "etcd")
+        self.data_size = size = int(self.on(first, "du", "-sb", data).split()[0])
+        zstd = self.pack_there(first)
+        packed = self.work / "data.tar.zst"
+        pipe = f"ssh -F {self.ssh_config} {first} -- 'tar c -C {data} . | {zstd} -1' > {packed}"
+        moved, samples = self.record(f"data directory of {size / 1e6:.0f} MB of a stopped member, over SSH", [
+            Contestant("etcdvault state save --with-data", [[*save, "--with-data", "--node", first]],
+                       lambda: self.new_vault(vault), lambda: self.check_data(vault), environment=ours),
+            Contestant("ssh 'tar c | zstd -1' > file", [["bash", "-o", "pipefail", "-c", pipe]], lambda: self.empty(packed)),
+        ])
+        # 0.8 of the throughput is 1.25 of the time.
+        self.ratio("data directory", moved, samples["ssh 'tar c | zstd -1' > file"], "ssh 'tar c | zstd -1'", 1.25)
+        self.memory("state save --with-data, peak anonymous memory", moved, None)
+
+    def check_data(self, vault):
+        """What was measured is the data, whole."""
+        stored = [path.stat().st_size for path in vault.rglob("data-*.tar.zst")]
+        if len(stored) != 1 or stored[0] < self.data_size // 50:
+            sys.exit(f"bench: the data was not stored: {stored}")
+
     def bench_start(self):
         times = []
         for _ in range(30):
@@ -440,7 +556,8 @@ class Bench:
             "machine": {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release()},
             "versions": {"etcdvault": run([self.ours, "--version"]).strip(), "etcd": self.etcd.name.removeprefix("etcd-"),
                          "zstd": run(["zstd", "--version"]).strip()},
-            "database": {"bytes": self.size, "records": self.records, "zstd_3": self.compressed.stat().st_size},
+            "database": self.size and {
+                "bytes": self.size, "records": self.records, "zstd_3": self.compressed.stat().st_size},
             "runs": self.args.runs,
             "rows": self.rows,
             "samples": {work: {name: [vars(sample) for sample in samples] for name, samples in group.items()}
@@ -457,7 +574,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--bytes", type=int, default=1_000_000_000, help="size of the database")
     parser.add_argument("--runs", type=int, default=5, help="measured runs of each contestant")
-    parser.add_argument("--only", action="append", choices=["backup", "s3", "restore", "inspect", "start"])
+    parser.add_argument("--only", action="append", choices=PARTS, help="this part; several times for several")
     parser.add_argument("--etcdvault", type=Path, default=TARGET / "release/etcdvault", help="the program to measure")
     parser.add_argument("--out", type=Path, help="where the JSON goes")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a bar is missed")
@@ -467,8 +584,11 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         bench.make_database()
-        bench.prepare()
-        for part in args.only or ["backup", "s3", "restore", "inspect", "start"]:
+        # Nodes have servers of their own.
+        if set(args.only or PARTS) - {"node", "start"}:
+            bench.start_server()
+            bench.prepare()
+        for part in args.only or PARTS:
             getattr(bench, f"bench_{part}")()
         met = bench.report()
     finally:

@@ -68,6 +68,10 @@ case $purpose in
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   bench)
     program setpriv util-linux; program zstd zstd; program curl curl; program python3 python3
+    # The hosts of the part about nodes.
+    program mmdebstrap mmdebstrap; program systemd-nspawn systemd-container; program ip iproute2
+    program ssh openssh-client; program unshare util-linux; program mount mount
+    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || missing+=(debian-archive-keyring)
     python3 -m pip --version >/dev/null 2>&1 || missing+=(python3-pip) ;;
   fuzz) program c++ g++ ;;
   dist)

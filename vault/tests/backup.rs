@@ -791,3 +791,51 @@ async fn a_digest_of_the_callers_is_held_against_what_is_read() {
         assert!(end.err().is_none_or(|error| error.is_corruption()));
     }
 }
+
+/// Frames that came compressed are stored as they came, between bytes that did not;
+/// what has not the form of a vault's frames is compressed anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_came_as_such_are_stored_as_they_are() {
+    let frame = |plain: &[u8], checksum: bool| -> Bytes {
+        let mut encoder = zstd::bulk::Compressor::new(1).unwrap();
+        let flag = zstd::zstd_safe::CParameter::ChecksumFlag(checksum);
+        encoder.set_parameter(flag).unwrap();
+        encoder.compress(plain).unwrap().into()
+    };
+    let plain = content(9_000_000, 5);
+    let piece = 1 << 20;
+    for choice in choices() {
+        for workers in [1, 3] {
+            let vault = new_vault(Arc::new(MemoryStore::new()), choice.clone()).await.unwrap();
+            let options = WriteOptions { workers, ..WriteOptions::default() };
+            let mut writer =
+                vault.create_object(object(BackupId::generate()), &options).await.unwrap();
+            for (number, chunk) in plain.chunks(piece).enumerate() {
+                let bytes = Bytes::copy_from_slice(chunk);
+                match number {
+                    // As one frame each, the bytes before them too.
+                    2 | 3 | 4 | 8 => writer.write_frame(bytes, frame(chunk, true)).await.unwrap(),
+                    5 => writer.write_frame(bytes, frame(chunk, false)).await.unwrap(),
+                    // A frame of something else than it is said to be.
+                    6 => writer.write_frame(bytes, frame(&chunk[1..], true)).await.unwrap(),
+                    _ => writer.write(bytes).await.unwrap(),
+                }
+            }
+            writer.write_frame(Bytes::new(), frame(b"", true)).await.unwrap();
+            let record = writer.finish().await.unwrap().record;
+            assert_eq!(record.plain_size, plain.len() as u64);
+            assert_eq!(record.plain_sha256, vault::digest::Sha256::of(&plain));
+            // 0 and 1, 2, 3, 4, 5 to 7, 8.
+            assert_eq!(record.frames, 6);
+            let mut reader = vault.open_object(&record, &ReadOptions::default()).await.unwrap();
+            let mut read = Vec::new();
+            while let Some(chunk) = reader.next().await.unwrap() {
+                read.extend_from_slice(&chunk);
+            }
+            assert!(read == plain);
+            let report =
+                vault.verify_stored(&record, &ReadOptions::default(), &mut |_| ()).await.unwrap();
+            assert_eq!(report.frames, Some(6));
+        }
+    }
+}

@@ -45,8 +45,20 @@ impl Fault {
     pub(super) fn of(self, node: &NodeName, act: &str) -> NodeError {
         let mut error = NodeError::new(node, self.kind, act, self.why);
         error.details = self.details;
-        error.hint = self.hint;
+        error.hint = self.hint.or_else(|| remedy(self.kind).map(str::to_owned));
         error
+    }
+}
+
+/// What a person can do where the kind alone tells.
+fn remedy(kind: NodeErrorKind) -> Option<&'static str> {
+    match kind {
+        NodeErrorKind::NoSpace => Some("make room on the node: df -h shows which disk is full"),
+        NodeErrorKind::ReadOnly => Some(
+            "the disk takes no writes: findmnt on the node shows how it is mounted, dmesg whether \
+             it has failed",
+        ),
+        _ => None,
     }
 }
 

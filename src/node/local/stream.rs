@@ -13,8 +13,8 @@ use super::fault::{Fault, Task};
 use super::unpack::Carried;
 
 /// Chunks are of this size; a few are in flight.
-const CHUNK: usize = 256 << 10;
-const IN_FLIGHT: usize = 8;
+const CHUNK: usize = 1 << 20;
+const IN_FLIGHT: usize = 4;
 
 /// Collects small writes into chunks and hands them over.
 struct Chunks {
@@ -34,7 +34,9 @@ impl Chunks {
 
 impl Write for Chunks {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let count = data.len().min(CHUNK - self.buffer.len());
+        let room = CHUNK - self.buffer.len();
+        self.buffer.reserve(room);
+        let count = data.len().min(room);
         self.buffer.extend_from_slice(&data[..count]);
         if self.buffer.len() == CHUNK {
             self.hand_over()?;

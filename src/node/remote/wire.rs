@@ -5,6 +5,8 @@
 //! as it is unpacked. A stream that was cut is never taken for a whole one: its
 //! end is a frame of its own. `docs/format/node-protocol.md` describes it all.
 
+use std::cell::RefCell;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,6 +19,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::CParameter;
 
 use crate::node::{
     ByteStream, ContainerQuery, LinkHow, MemberSpec, NodeError, ProcessQuery, SetHow, TreeSpec,
@@ -40,8 +44,11 @@ pub const FRAME_SIZE: u32 = 256 << 10;
 /// Calls that may be under way at once on one connection.
 pub const CALLS_AT_ONCE: u32 = 64;
 
-/// The size of the pieces that this side makes, in bytes.
-const PIECE: usize = 256 << 10;
+/// The size of the pieces that this side makes, in bytes: the larger they are the better
+/// they compress.
+const PIECE: usize = PIECE_LIMIT;
+/// What an encoder sends at once, and its buffer grows by, in bytes.
+const BUFFER: usize = 256 << 10;
 /// Pieces that are compressed at once, ahead of the one that is sent.
 const PACKING: usize = 2;
 /// After how many pieces that did not shrink the next one is tried, at most.
@@ -189,7 +196,7 @@ impl Encoder for FrameCodec {
     }
 
     fn buffer_settings(&self) -> BufferSettings {
-        BufferSettings::new(PIECE + 1024, PIECE)
+        BufferSettings::new(BUFFER + 1024, BUFFER)
     }
 }
 
@@ -216,7 +223,7 @@ pub(crate) fn pack(bytes: ByteStream) -> BoxStream<'static, Result<Frame, NodeEr
                     return Ok(Frame::Plain(piece));
                 }
                 let plain = piece.clone();
-                let task = tokio::task::spawn_blocking(move || zstd::bulk::compress(&plain, 1));
+                let task = tokio::task::spawn_blocking(move || compress(&plain));
                 match task.await {
                     Ok(Ok(packed)) if packed.len() < piece.len() / 16 * 15 => {
                         rest.paid();
@@ -302,11 +309,45 @@ fn pieces(bytes: ByteStream) -> impl futures_util::Stream<Item = Result<Bytes, N
     })
 }
 
+/// A piece as one zstd frame with its size and a checksum, as a vault stores them.
+fn compress(plain: &[u8]) -> io::Result<Vec<u8>> {
+    // An encoder's tables cost more to make than a small piece to compress.
+    thread_local! {
+        static ENCODER: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    }
+    ENCODER.with_borrow_mut(|kept| {
+        let encoder = match kept {
+            Some(encoder) => encoder,
+            None => {
+                let mut encoder = Compressor::new(1)?;
+                encoder.set_parameter(CParameter::ChecksumFlag(true))?;
+                kept.insert(encoder)
+            }
+        };
+        encoder.compress(plain)
+    })
+}
+
 /// A piece as it was before it was packed.
 pub(crate) fn unpack(packed: &[u8]) -> Result<Bytes, String> {
-    zstd::bulk::decompress(packed, PIECE_LIMIT)
+    thread_local! {
+        static DECODER: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+    }
+    let size = zstd::zstd_safe::get_frame_content_size(packed).ok().flatten();
+    let size = size.and_then(|size| usize::try_from(size).ok()).unwrap_or(PIECE_LIMIT);
+    if size > PIECE_LIMIT {
+        return Err(format!("a packed piece holds {size} bytes where {PIECE_LIMIT} are allowed"));
+    }
+    DECODER
+        .with_borrow_mut(|kept| {
+            let decoder = match kept {
+                Some(decoder) => decoder,
+                None => kept.insert(Decompressor::new()?),
+            };
+            decoder.decompress(packed, size)
+        })
         .map(Bytes::from)
-        .map_err(|error| format!("a packed piece does not unpack: {error}"))
+        .map_err(|error: io::Error| format!("a packed piece does not unpack: {error}"))
 }
 
 #[cfg(test)]

@@ -46,6 +46,44 @@ pub fn node_of(member: &SeenMember, nodes: &[SeenNode]) -> Option<NodeName> {
     }
 }
 
+/// A clock that is off by more is said, in nanoseconds: etcd itself complains of one second
+/// between members, and no more than this is lost in asking.
+const CLOCK: i128 = 5_000_000_000;
+
+/// Clocks that are not this machine's. The nodes were asked between `from` and `to`, in
+/// nanoseconds since 1970 by this machine's clock.
+pub fn clocks(nodes: &[SeenNode], from: i128, to: i128) -> Vec<Finding> {
+    let found = nodes.iter().filter_map(|node| {
+        let apart = apart(node.seen.facts.now, from, to)?;
+        let what = format!("its clock is {apart} this machine's");
+        let mut found = about(Some(&node.seen.name), Severity::Warning, what);
+        found.hint = Some(
+            "certificates, leases and logs go by it: timedatectl there shows whether it is set \
+             by the network, date here whether this one is right"
+                .to_owned(),
+        );
+        Some(found)
+    });
+    found.collect()
+}
+
+/// How far `now` lies from the time between `from` and `to`, where that is worth saying.
+fn apart(now: i128, from: i128, to: i128) -> Option<String> {
+    let (off, side) = if now > to {
+        (now.saturating_sub(to), "ahead of")
+    } else {
+        (from.saturating_sub(now), "behind")
+    };
+    let minutes = off.saturating_add(30_000_000_000) / 60_000_000_000;
+    let by = match minutes {
+        _ if off <= CLOCK => return None,
+        0 => "some seconds".to_owned(),
+        1..=120 => format!("{minutes} min"),
+        _ => format!("{} h", (minutes + 30) / 60),
+    };
+    Some(format!("{by} {side}"))
+}
+
 /// All that is to be said beside what each node's own picture says.
 pub fn judge(seen: &Observation) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -288,5 +326,30 @@ fn aligned(findings: &mut Vec<Finding>, nodes: &[SeenNode]) {
             .collect();
         let what = format!("initial-cluster differs between nodes: {}", groups.join(" | "));
         findings.push(about(None, Severity::Warning, what));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_apart_from_five_seconds_on() {
+        let second = 1_000_000_000;
+        let (from, to) = (1000 * second, 1003 * second);
+        for (now, apart_by) in [
+            (1000, None),
+            (1003, None),
+            (1008, None),
+            (995, None),
+            (1009, Some("some seconds ahead of")),
+            (994, Some("some seconds behind")),
+            (1003 + 3598, Some("60 min ahead of")),
+            (1000 - 3600, Some("60 min behind")),
+            (1003 + 26 * 3600, Some("26 h ahead of")),
+        ] {
+            assert_eq!(apart(now * second, from, to).as_deref(), apart_by, "{now}");
+        }
+        assert!(apart(i128::MAX, from, to).is_some() && apart(i128::MIN, from, to).is_some());
     }
 }

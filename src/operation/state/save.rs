@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::Utc;
-use futures_util::{StreamExt as _, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use serde::Serialize;
 use tokio::sync::mpsc;
 use vault::archive::{ArchiveError, Contents, Indexer, Limits};
@@ -27,8 +27,8 @@ use crate::dialect::{host, port};
 use crate::etcd::cluster::{Reach, observe};
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::event::Events;
-use crate::node::{ByteStream, Node, NodeError, NodeErrorKind, NodeName, ProcessQuery, TreeSpec};
-use crate::observe::NodeObservation;
+use crate::node::{Node, NodeError, NodeErrorKind, NodeName, Piece, ProcessQuery, TreeSpec};
+use crate::observe::{NodeObservation, Severity};
 use crate::operation::failure::{Failure, FailureKind, chain};
 use crate::operation::interrupt::Interrupt;
 use crate::operation::vaults::{self, storage_failure};
@@ -136,6 +136,20 @@ pub enum SaveError {
     },
 }
 
+impl SaveError {
+    /// All of it on one line, with what a person can do.
+    fn told(&self) -> String {
+        let why = chain(self).join(": ");
+        match self {
+            Self::Node(error) => match &error.hint {
+                Some(hint) => format!("{why} ({hint})"),
+                None => why,
+            },
+            _ => why,
+        }
+    }
+}
+
 impl From<NodeError> for SaveError {
     fn from(error: NodeError) -> Self {
         Self::Node(Box::new(error))
@@ -213,7 +227,7 @@ pub async fn captured(
     options: &SaveOptions,
 ) -> Result<(NodeIndex, NodeObservation), SaveError> {
     let (looked, roots) = found(node, options).await?;
-    let stream = node.save_tree(roots.state.clone()).await?;
+    let stream = node.save_pieces(roots.state.clone()).await?;
     let mut sink = Sink(None);
     let contents = pump(node.name(), stream, &mut sink, limits(MAX_STATE)).await?;
     asked_for(node.name(), &roots.state, &contents)?;
@@ -263,6 +277,10 @@ pub async fn save_node(
     objects.insert(1, store_bytes(goal, name, Part::Index, bytes, &write).await?);
     notes.extend(index.state.notes.iter().cloned());
     notes.extend(looked.description.unseen.iter().cloned());
+    // A problem does not wait for somebody to run a discovery.
+    let findings = looked.observed.findings.iter();
+    let problems = findings.filter(|finding| finding.severity == Severity::Problem);
+    notes.extend(problems.map(|finding| vault::document::printable(&finding.what)));
     notes.extend(
         roots
             .left_out
@@ -366,8 +384,15 @@ async fn store_tree(
     let name = node.name();
     let writer = begin(goal, name, part, SizeHint::Unknown, write).await?;
     let mut sink = Sink(Some(writer));
+    // Copies of data are large: what the node has compressed is stored as it is, unless
+    // somebody wants more than that.
+    let keep = part == Part::Data && write.level <= vault::compression::LEVEL;
     let taken = async {
-        let stream = node.save_tree(spec.clone()).await?;
+        let stream = node.save_pieces(spec.clone()).await?;
+        let stream = stream.map(|piece| {
+            let frame = |piece: Piece| Piece { frame: piece.frame.filter(|_| keep), ..piece };
+            piece.map(frame)
+        });
         let contents = pump(name, stream, &mut sink, limits).await?;
         asked_for(name, spec, &contents)?;
         Ok(contents)
@@ -390,7 +415,8 @@ async fn store_bytes(
 ) -> Result<ObjectRecord, SaveError> {
     let writer = begin(goal, name, part, SizeHint::Exact(bytes.len() as u64), write).await?;
     let mut sink = Sink(Some(writer));
-    if let Err(error) = sink.write(name, Bytes::from(bytes)).await {
+    let piece = Piece { plain: bytes.into(), frame: None };
+    if let Err(error) = sink.write(name, piece).await {
         sink.abort().await;
         return Err(error);
     }
@@ -426,9 +452,12 @@ struct Sink(Option<ObjectWriter>);
 const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Sink {
-    async fn write(&mut self, name: &NodeName, chunk: Bytes) -> Result<(), SaveError> {
+    async fn write(&mut self, name: &NodeName, piece: Piece) -> Result<(), SaveError> {
         let Some(writer) = &mut self.0 else { return Ok(()) };
-        let written = writer.write(chunk).await;
+        let written = match piece.frame {
+            Some(frame) => writer.write_frame(piece.plain, frame).await,
+            None => writer.write(piece.plain).await,
+        };
         written.map_err(|source| SaveError::Vault { node: name.clone(), source })
     }
 
@@ -451,10 +480,11 @@ impl Sink {
 /// Moves a stream into `sink` and through an index, which runs on a thread.
 async fn pump(
     name: &NodeName,
-    mut stream: ByteStream,
+    stream: impl Stream<Item = Result<Piece, NodeError>>,
     sink: &mut Sink,
     limits: Limits,
 ) -> Result<Contents, SaveError> {
+    let mut stream = std::pin::pin!(stream);
     let (to_index, mut chunks) = mpsc::channel::<Bytes>(INDEX_QUEUE);
     let indexing = tokio::task::spawn_blocking(move || {
         let mut indexer = Indexer::new(limits);
@@ -464,8 +494,8 @@ async fn pump(
         indexer.finish()
     });
     let pumped = loop {
-        let chunk = match tokio::time::timeout(SILENCE, stream.next()).await {
-            Ok(Some(Ok(chunk))) => chunk,
+        let piece = match tokio::time::timeout(SILENCE, stream.next()).await {
+            Ok(Some(Ok(piece))) => piece,
             Ok(Some(Err(error))) => break Err(error.into()),
             Ok(None) => break Ok(()),
             Err(_) => {
@@ -474,11 +504,11 @@ async fn pump(
                 break Err(NodeError::new(name, NodeErrorKind::Slow, act, why).into());
             }
         };
-        if to_index.send(chunk.clone()).await.is_err() {
+        if to_index.send(piece.plain.clone()).await.is_err() {
             // The index ends early only with an error, which its result tells.
             break Ok(());
         }
-        if let Err(error) = sink.write(name, chunk).await {
+        if let Err(error) = sink.write(name, piece).await {
             break Err(error);
         }
     };
@@ -537,7 +567,7 @@ pub async fn save_nodes(
                 saved.content.nodes.push(node.summary);
             }
             Err(error) => {
-                let why = chain(&error).join(": ");
+                let why = error.told();
                 events.warn(format!("the state of {name} was not stored: {why}"));
                 saved.content.missing.push(MissingNode {
                     node: name.to_string(),

@@ -236,6 +236,17 @@ fn parse_header(buffer: &[u8]) -> Result<(usize, u32), FrameError> {
     }
 }
 
+/// The size of the content that `bytes` state, when they are one frame of a vault and
+/// nothing else. Their content is not looked at.
+pub fn stated_size(bytes: &[u8]) -> Option<u32> {
+    let mut splitter = FrameSplitter::new(0);
+    let mut rest = bytes;
+    match splitter.push(&mut rest, Vec::new) {
+        Ok(Some(RawFrame::Data { plain, .. })) if rest.is_empty() => Some(plain),
+        _ => None,
+    }
+}
+
 /// The low 32 bits of XXH64 of a frame's content, as the frame states it.
 pub fn stated_checksum(frame: &[u8]) -> u32 {
     frame.last_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes))

@@ -6,17 +6,22 @@
 //! the collector; what follows it is bounded by whatever takes the output.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::FRAME_SIZE;
 use super::frame::{self, FrameError};
 use super::table::FrameTable;
 use crate::digest::{Sha256, Tally};
 use crate::encryption::{EncryptionError, Encryptor};
+
+/// Frames that came as such and are in the pipeline at once.
+const READY: usize = 8;
 
 /// Encrypted output is handed on in pieces of this size.
 const OUTPUT_CHUNK: usize = 1 << 20;
@@ -83,7 +88,22 @@ impl FrameEncoder {
 
 enum Feed {
     Frame(Vec<u8>),
+    Ready(Bytes, Ready),
     Finish,
+}
+
+/// A frame that came as one.
+struct Ready {
+    frame: Bytes,
+    plain: u32,
+    /// Bounds how many there are.
+    _place: OwnedSemaphorePermit,
+}
+
+/// What a worker gets.
+enum Work {
+    Plain(Vec<u8>),
+    Ready(Ready),
 }
 
 /// What the hashing thread knows when all frames have passed.
@@ -100,6 +120,7 @@ pub(crate) struct Pipeline {
     feed: Sender<Feed>,
     free: UnboundedReceiver<Vec<u8>>,
     buffers_left: usize,
+    ready: Arc<Semaphore>,
     fed: u64,
 }
 
@@ -135,7 +156,8 @@ impl Pipeline {
             .name("vault-collect".into())
             .spawn(move || collect(from_workers, &end, encryptor, sink))
             .map_err(PipelineError::Thread)?;
-        let pipeline = Self { frame: Vec::new(), feed, free, buffers_left: workers + 1, fed: 0 };
+        let (frame, ready) = (Vec::new(), Arc::new(Semaphore::new(READY)));
+        let pipeline = Self { frame, feed, free, buffers_left: workers + 1, ready, fed: 0 };
         Ok((pipeline, collector))
     }
 
@@ -157,6 +179,19 @@ impl Pipeline {
             }
         }
         true
+    }
+
+    /// Takes `plain`, the content of `frame`, which is stored as it is. `false` as with
+    /// [`Pipeline::write`].
+    pub(crate) async fn write_ready(&mut self, plain: Bytes, frame: Bytes) -> bool {
+        if !self.frame.is_empty() && !self.feed_frame() {
+            return false;
+        }
+        // It is never closed.
+        let Ok(place) = Arc::clone(&self.ready).acquire_owned().await else { return false };
+        self.fed += 1;
+        let ready = Ready { frame, plain: plain.len() as u32, _place: place };
+        self.feed.send(Feed::Ready(plain, ready)).is_ok()
     }
 
     /// No more bytes follow. An object without any has one empty frame.
@@ -189,20 +224,23 @@ fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<(), Pipelin
 }
 
 /// Counts frames, hashes them when asked to, and hands each to its worker.
-fn distribute(fed: &Receiver<Feed>, hash: bool, workers: &[Sender<Vec<u8>>], end: &Sender<End>) {
+fn distribute(fed: &Receiver<Feed>, hash: bool, workers: &[Sender<Work>], end: &Sender<End>) {
     let (mut tally, mut size, mut frames) = (hash.then(Tally::default), 0, 0u64);
+    let mut count = |plain: &[u8]| {
+        size += plain.len() as u64;
+        if let Some(tally) = &mut tally {
+            tally.update(plain);
+        }
+    };
     while let Ok(message) = fed.recv() {
-        match message {
+        let work = match message {
             Feed::Frame(frame) => {
-                size += frame.len() as u64;
-                if let Some(tally) = &mut tally {
-                    tally.update(&frame);
-                }
-                let worker = (frames % workers.len() as u64) as usize;
-                frames += 1;
-                if workers[worker].send(frame).is_err() {
-                    return;
-                }
+                count(&frame);
+                Work::Plain(frame)
+            }
+            Feed::Ready(plain, ready) => {
+                count(&plain);
+                Work::Ready(ready)
             }
             Feed::Finish => {
                 let sha256 = tally.map(|tally| tally.finish().1);
@@ -210,15 +248,20 @@ fn distribute(fed: &Receiver<Feed>, hash: bool, workers: &[Sender<Vec<u8>>], end
                 let _ = end.send(End { frames, size, sha256 });
                 return;
             }
+        };
+        let worker = (frames % workers.len() as u64) as usize;
+        frames += 1;
+        if workers[worker].send(work).is_err() {
+            return;
         }
     }
 }
 
-type Compressed = Result<(Vec<u8>, u32), FrameError>;
+type Compressed = Result<(Bytes, u32), FrameError>;
 
 fn compress(
     level: i32,
-    input: &Receiver<Vec<u8>>,
+    input: &Receiver<Work>,
     output: &SyncSender<Compressed>,
     free: &UnboundedSender<Vec<u8>>,
 ) {
@@ -227,14 +270,23 @@ fn compress(
         Err(error) => return drop(output.send(Err(error))),
     };
     let mut scratch = Vec::new();
-    while let Ok(mut plain) = input.recv() {
+    while let Ok(work) = input.recv() {
+        let mut plain = match work {
+            Work::Plain(plain) => plain,
+            Work::Ready(ready) => {
+                if output.send(Ok((ready.frame.clone(), ready.plain))).is_err() {
+                    return;
+                }
+                continue;
+            }
+        };
         let size = plain.len() as u32;
         let encoded = encoder.encode(&plain, &mut scratch);
         plain.clear();
         // The writer may be done and gone.
         let _ = free.send(plain);
         // A copy of the exact size: what waits further on costs what it holds.
-        if output.send(encoded.map(|()| (scratch.as_slice().to_vec(), size))).is_err() {
+        if output.send(encoded.map(|()| (Bytes::copy_from_slice(&scratch), size))).is_err() {
             return;
         }
     }
@@ -286,7 +338,7 @@ fn collect<S: Sink>(
     match encryptor {
         None => {
             let (frames, mut output) =
-                collect_frames(workers, end, output, |output, frame| output.put(frame.into()))?;
+                collect_frames(workers, end, output, |output, frame| output.put(frame))?;
             output.flush().map_err(PipelineError::Output)?;
             Ok(frames.written(output.tally))
         }
@@ -324,7 +376,7 @@ fn collect_frames<O>(
     workers: Vec<Receiver<Compressed>>,
     end: &Receiver<End>,
     mut output: O,
-    put: impl Fn(&mut O, Vec<u8>) -> io::Result<()>,
+    put: impl Fn(&mut O, Bytes) -> io::Result<()>,
 ) -> Result<(Collected, O), PipelineError> {
     let mut table = FrameTable::default();
     for worker in workers.iter().cycle() {
@@ -345,6 +397,6 @@ fn collect_frames<O>(
     }
     let table = table.encode();
     let frame_table_sha256 = Sha256::of(&table);
-    put(&mut output, table).map_err(PipelineError::Output)?;
+    put(&mut output, table.into()).map_err(PipelineError::Output)?;
     Ok((Collected { end, frame_table_sha256 }, output))
 }

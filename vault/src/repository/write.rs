@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 
 use super::spool::{Item, Queue, QueueError};
 use super::{NewObject, Repository, RepositoryError, Result, VaultEncryption, WriteOptions};
+use crate::compression::frame::stated_size;
 use crate::compression::writer::{Collector, Pipeline, PipelineError, Sink, Written};
 use crate::digest::Sha256;
 use crate::layout::Role;
@@ -195,6 +196,18 @@ impl ObjectWriter {
     pub async fn write(&mut self, chunk: Bytes) -> Result<()> {
         let Some(running) = &mut self.running else { return Err(self.given_up()) };
         if running.pipeline.write(&chunk).await { Ok(()) } else { Err(self.failed().await) }
+    }
+
+    /// Takes the next plain bytes as a frame that whoever sent them made, so that they are
+    /// not compressed again: `frame` decoded to `plain`, which the caller has seen. What is
+    /// no frame of a vault is taken as plain bytes.
+    pub async fn write_frame(&mut self, plain: Bytes, frame: Bytes) -> Result<()> {
+        if plain.is_empty() || stated_size(&frame).map(u64::from) != Some(plain.len() as u64) {
+            return self.write(plain).await;
+        }
+        let Some(running) = &mut self.running else { return Err(self.given_up()) };
+        let taken = running.pipeline.write_ready(plain, frame).await;
+        if taken { Ok(()) } else { Err(self.failed().await) }
     }
 
     /// Makes the object durable. It is not part of any backup until a manifest
