@@ -124,7 +124,7 @@ fn object<'m>(manifest: &'m Value, role: &str) -> &'m Value {
     objects.iter().find(|object| object["role"] == role).unwrap()
 }
 
-/// Rows 7 and 9: the data of a running cluster is one snapshot, that of a stopped one its
+/// Row 9: the data of a running cluster is one snapshot, that of a stopped one its
 /// directories byte for byte, from which etcd starts; between the two nothing is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn data_is_a_snapshot_or_copies_or_refused() {

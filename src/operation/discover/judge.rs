@@ -65,10 +65,40 @@ pub fn judge(seen: &Observation) -> Vec<Finding> {
                 "give --endpoints and certificates, or run etcdvault discover on a node".to_owned(),
             );
             findings.push(found);
+            on_loopback(&mut findings, &seen.nodes);
         }
     }
     aligned(&mut findings, &seen.nodes);
     findings
+}
+
+/// Members that only their own machine reaches: nobody else asks them anything.
+fn on_loopback(findings: &mut Vec<Finding>, nodes: &[SeenNode]) {
+    for node in nodes.iter().filter(|node| node.ssh.is_some()) {
+        for etcd in &node.seen.etcd {
+            let urls = etcd.settings.listen_client_urls();
+            if urls.is_empty() || !urls.iter().all(|url| is_loopback(url)) {
+                continue;
+            }
+            let what = format!(
+                "member {} serves its own machine alone: {}",
+                etcd.settings.name(),
+                urls.join(",")
+            );
+            let mut found = about(Some(&node.seen.name), Severity::Warning, what);
+            found.hint = Some(format!(
+                "run etcdvault discover on {}; for others set listen-client-urls and \
+                 advertise-client-urls there",
+                node.seen.name
+            ));
+            findings.push(found);
+        }
+    }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = host(url).unwrap_or_default();
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 fn why(seen: &Observation) -> String {
@@ -97,11 +127,7 @@ fn members(findings: &mut Vec<Finding>, cluster: &SeenCluster, looked: bool) {
             found.hint = at.map(|at| format!("name it too: etcdvault discover … {at}"));
             findings.push(found);
         }
-        let loopback = |url: &&String| {
-            let host = host(url).unwrap_or_default();
-            host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-        };
-        if let Some(url) = member.peer_urls.iter().find(loopback) {
+        if let Some(url) = member.peer_urls.iter().find(|url| is_loopback(url)) {
             let what = format!("member {name} tells its peers {url}: no other machine reaches it");
             let severity = match cluster.members.len() {
                 1 => Severity::Note,

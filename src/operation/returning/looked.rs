@@ -79,6 +79,9 @@ pub async fn prepare_data(
     let served = [&seen, &was].into_iter().flatten().filter_map(|seen| seen.revision);
     let served = served.max().and_then(|served| i64::try_from(served).ok());
     let leader = leader(&view, &found);
+    let keepers = options.keepers.iter().map(|name| Place::new(name.as_str()));
+    let keepers: Result<Vec<Place>, _> = keepers.collect();
+    let keepers = keepers.map_err(|error| refused(error.to_string()))?;
     let inputs = DataInputs {
         id: ids.0,
         made: ids.1,
@@ -92,7 +95,7 @@ pub async fn prepare_data(
         served,
         etcd_version: oldest(listed),
         nodes: found,
-        keepers: Vec::new(),
+        keepers,
         leader,
         save: options.save,
         facts,

@@ -30,6 +30,8 @@ const RELOAD: Duration = Duration::from_secs(60);
 pub(super) enum State {
     Runs,
     Stopped,
+    /// It ended by itself, and systemd does not start it again.
+    Failed,
     Between,
 }
 
@@ -61,6 +63,7 @@ pub(super) async fn state(
             Ok(match found.as_ref().map(|unit| unit.active_state.as_str()) {
                 Some("active" | "reloading") => State::Runs,
                 Some("activating" | "deactivating") => State::Between,
+                Some("failed") => State::Failed,
                 _ => State::Stopped,
             })
         }
@@ -70,7 +73,7 @@ pub(super) async fn state(
             let plain = How::Unit { unit: unit.clone() };
             Ok(match Box::pin(state(node, service, &plain)).await? {
                 State::Runs if enabled => State::Runs,
-                State::Stopped if !enabled => State::Stopped,
+                stopped @ (State::Stopped | State::Failed) if !enabled => stopped,
                 _ => State::Between,
             })
         }
@@ -106,7 +109,13 @@ pub(super) async fn stop(
                 return Ok(());
             }
             context.waits(format!("{unit} on {} to stop", node.name()), STOP);
-            node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)
+            node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)?;
+            let found = node.unit(unit).await.map_err(failed)?;
+            // One that failed and one that was stopped are told apart on the way back.
+            if found.is_some_and(|unit| unit.active_state == "failed") {
+                node.unit_do(unit, UnitAction::ResetFailed, RELOAD).await.map_err(failed)?;
+            }
+            Ok(())
         }
         How::BootUnit { unit } => {
             node.unit_do(unit, UnitAction::Disable, ENABLE).await.map_err(failed)?;
@@ -138,6 +147,10 @@ pub(super) async fn start(
             }
             if found.needs_reload {
                 reload(node).await?;
+            }
+            if found.sub_state == "auto-restart" {
+                // systemd waits to try once more; that is not this start.
+                node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)?;
             }
             if found.active_state == "failed" {
                 node.unit_do(unit, UnitAction::ResetFailed, RELOAD).await.map_err(failed)?;
@@ -225,8 +238,10 @@ pub(super) fn shell(instance: &Instance, stop: bool) -> Command {
     let node = Some(&instance.node);
     match &instance.how {
         How::Unit { unit } => {
-            let verb = if stop { "stop" } else { "start" };
-            Command::new(node, ["systemctl", verb, unit])
+            // A member is ready only beside others, which are typed after it.
+            let verb: &[&str] = if stop { &["stop"] } else { &["start", "--no-block"] };
+            let words = ["systemctl"].iter().chain(verb).copied().chain([unit.as_str()]);
+            Command::new(node, words)
         }
         How::BootUnit { unit } => {
             let verb = if stop { "disable" } else { "enable" };
