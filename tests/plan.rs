@@ -602,11 +602,11 @@ async fn the_lock_is_held_by_one_told_of_released_and_taken_over_knowingly() {
     let error = lock::take(&stores, &request(&b, false), &clock).await.unwrap_err();
     assert!(error.is_busy() && error.to_string().contains("root@a (process 1)"), "{error}");
     // Alive: not taken over either.
-    let over = request(&b, true);
+    let (over, never) = (request(&b, true), tokio::sync::Notify::new());
     let error = tokio::select! {
         biased;
         taken = lock::take(&stores, &over, &clock) => taken.unwrap_err(),
-        never = held.keep() => match never {},
+        () = held.keep(&never) => panic!("it was not told to end"),
     };
     assert!(matches!(error, LockError::Held { alive: true, .. }), "{error:?}");
     assert!(!held.is_lost());

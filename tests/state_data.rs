@@ -103,6 +103,7 @@ impl Contents for Reached {
                 cluster: format!("{:x}", cluster.unwrap().cluster_id()),
                 revision: scan.revision,
                 hash_kv: hash.ok(),
+                hashed_at: revision,
                 why: None,
             });
         }
@@ -350,8 +351,16 @@ async fn a_damaged_snapshot_stops_nothing() {
         }
     }
     let start = case.snapshot().await;
+    let run = async |name| {
+        let unit = sim(&case.net, name).unit("etcd.service").await.unwrap().unwrap();
+        (unit.invocation, unit.active_state, unit.file_state)
+    };
+    let before = (run("k1").await, run("k2").await);
     let report = case.plain().execute(&case.plan).await.unwrap();
     assert!(format!("{:?}", report.outcome).contains("digest"), "{:?}", report.outcome);
+    assert_eq!((run("k1").await, run("k2").await), before);
+    let report = case.plain().rollback::<Step>(case.plan.id).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
     assert_eq!(case.snapshot().await, start);
 }
 

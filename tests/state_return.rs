@@ -433,8 +433,8 @@ async fn a_thing_of_any_kind_is_returned() {
     let case = kinds();
     let texts = texts(&case.plan);
     assert_eq!(
-        texts[2],
-        "3 k1: set files as in the state: 5 written, 4 linked, 1 owner or mode, 3 set aside"
+        texts[3],
+        "4 k1: set files as in the state: 5 written, 4 linked, 1 owner or mode, 3 set aside"
     );
     let report = case.plain().execute(&case.plan).await.unwrap();
     assert!(report.is_complete(), "{:?}", report.outcome);

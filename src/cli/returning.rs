@@ -36,17 +36,18 @@ use crate::types::ConnectionSettings;
 /// A plan that was stopped or killed goes on with `resume`, and back with `rollback`, also
 /// from another machine.
 ///
-/// Data is left alone, or with --only data returned as a whole: the directory of every
-/// member is built from the snapshot in the state beside the present one, all members are
-/// stopped, directories are renamed, all are started and compared. Never one member's data
-/// alone.
+/// Data is left alone, or with --only data returned as a whole: every member's directory
+/// is built from the snapshot in the state beside the present one, all members are
+/// stopped, directories are renamed, all are started and compared. Never one member's
+/// alone. What was written after the state is lost to the cluster, and kept on the nodes.
 ///
 /// latest is the newest state that was saved on purpose: those that plans store before
 /// they change nodes are named by their ids.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     etcdvault state return latest --vault /srv/etcd-vault --identity-file identity.txt --dry-run\n  \
-    etcdvault state return 01JD2Y6Q --node k1 --yes")]
+    etcdvault state return 01JD2Y6Q --node k1 --yes\n  \
+    etcdvault state return 01JD2Y6Q --only data --dry-run")]
 pub(crate) struct StateReturnArgs {
     /// An id or its start, latest, or a time (the newest before it)
     #[arg(value_name = "STATE")]
@@ -99,7 +100,7 @@ pub(crate) struct StateReturnArgs {
 pub(crate) enum Only {
     /// Files of configuration
     Config,
-    /// The data of all members, built from the snapshot of the state
+    /// The data of all members, built from the snapshot in the state
     Data,
 }
 
@@ -205,9 +206,8 @@ async fn prepare(
             output.waiting("looking", planning).await?
         }
         Only::Data => {
-            let planning = returning::looked::prepare_data(
-                &backup, &nodes, &connector, &settings, &options,
-            );
+            let planning =
+                returning::looked::prepare_data(&backup, &nodes, &connector, &settings, &options);
             output.waiting("looking", planning).await?
         }
     };

@@ -2,7 +2,8 @@
 //!
 //! - The plan is made from the stored index, the nodes as they are now, and what is
 //!   seen to run; it names what differs so that files alone do not bring it back.
-//! - Services whose files do not change are not touched. Data is never touched: one
+//! - Services whose files do not change are not touched. Neither is data, unless it is
+//!   asked for ([`data`]), and then of all members at once: one
 //!   member's old data in a living cluster would lose or fork what was agreed on.
 //! - What stood in the place of a file is kept, and rolling back needs no vault.
 

@@ -50,7 +50,8 @@ pub trait Contents: std::fmt::Debug + Send + Sync {
     async fn saved(&self, plan: PlanId) -> Result<Option<String>, Failure>;
     /// The plain snapshot in a backup, as `node` takes it.
     async fn snapshot(&self, backup: &str, node: &NodeName) -> Result<ByteStream, Failure>;
-    /// What each member of the cluster answers now, its HashKV at `revision`.
+    /// What each member of the cluster answers now, its HashKV at `revision` or, where
+    /// something was written since, at a later one.
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure>;
     /// Writes something through the cluster's log, and takes it back.
     async fn write(&self) -> Result<(), Failure>;
@@ -67,8 +68,10 @@ pub struct MemberAnswer {
     pub cluster: String,
     /// The store's revision.
     pub revision: i64,
-    /// Its HashKV at the revision that was asked for.
+    /// Its HashKV.
     pub hash_kv: Option<u32>,
+    /// At which revision: the same for all members.
+    pub hashed_at: i64,
     /// Why there is none.
     pub why: Option<String>,
 }

@@ -399,11 +399,13 @@ impl<W: Send + Sync> Engine<W> {
             take_over: self.options.take_over_lock,
         };
         let lock = lock::take(&stores, &request, &self.clock).await?;
-        let mut done = tokio::select! {
-            biased;
-            done = work(&lock) => done,
-            never = lock.keep() => match never {},
+        let ended = tokio::sync::Notify::new();
+        let working = async {
+            let done = work(&lock).await;
+            ended.notify_one();
+            done
         };
+        let (mut done, ()) = tokio::join!(working, lock.keep(&ended));
         let kept = lock.release().await;
         if let Ok(report) = &mut done {
             report.warnings.extend(kept.into_iter().map(|error| error.to_string()));

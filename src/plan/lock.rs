@@ -409,6 +409,24 @@ impl Taker<'_> {
     }
 }
 
+/// Removes the claim of `held`, whichever of its signs of life stands there: of one
+/// whose answer was lost it is not known whether it came. What others hold stays.
+async fn remove_own(store: &dyn LockStore, held: &Held, cluster: &str) -> Result<(), PlaceError> {
+    let known = store.remove(cluster, &held.bytes[store.place()]).await;
+    match known {
+        Err(error) if error.kind == PlaceErrorKind::Conflict => {}
+        other => return other,
+    }
+    let Some(there) = store.read(cluster).await? else { return Ok(()) };
+    if !parse(&there).is_ok_and(|claim| claim.token == held.claim.token) {
+        return Ok(());
+    }
+    match store.remove(cluster, &there).await {
+        Err(error) if error.kind == PlaceErrorKind::Conflict => Ok(()),
+        other => other,
+    }
+}
+
 impl Lock {
     /// Whether the lock is not ours any more, or that cannot be known.
     pub fn is_lost(&self) -> bool {
@@ -416,10 +434,15 @@ impl Lock {
         self.lost.load(Ordering::SeqCst) || good.elapsed() > GIVEN_UP
     }
 
-    /// Gives signs of life for ever.
-    pub async fn keep(&self) -> std::convert::Infallible {
+    /// Gives signs of life until `ended`. One that is under way then comes to its end:
+    /// cut off, it could still reach a node after the lock was given back.
+    pub async fn keep(&self, ended: &tokio::sync::Notify) {
         loop {
-            tokio::time::sleep(HEARTBEAT).await;
+            tokio::select! {
+                biased;
+                () = ended.notified() => return,
+                () = tokio::time::sleep(HEARTBEAT) => {}
+            }
             self.beat().await;
         }
     }
@@ -485,10 +508,8 @@ impl Lock {
         let cluster = &held.claim.cluster;
         let stores = self.stores.iter().filter(|store| held.bytes.contains_key(store.place()));
         let removed = join_all(stores.map(async |store| {
-            let remove = store.remove(cluster, &held.bytes[store.place()]);
+            let remove = remove_own(store.as_ref(), &held, cluster);
             match tokio::time::timeout(CALL, remove).await {
-                // Taken over meanwhile: theirs stays.
-                Ok(Err(error)) if error.kind == PlaceErrorKind::Conflict => None,
                 Ok(done) => done.err(),
                 Err(_) => Some(PlaceError::new(
                     store.place(),

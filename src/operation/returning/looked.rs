@@ -15,7 +15,9 @@ use crate::node::Node;
 use crate::observe::{self, ApiServer, EtcdService, NodeObservation, Runs};
 use crate::operation::content::{SNAPSHOT_ROLE, SnapshotContent};
 use crate::operation::failure::{Failure, FailureKind};
+use crate::operation::own_way;
 use crate::operation::state::describe::{ClusterSeen, MemberSeen, StateContent};
+use crate::operation::state::find::DataHeld;
 use crate::operation::step::{How, NewMember, Service};
 use crate::plan::{Place, PlanId};
 use crate::types::Version;
@@ -38,11 +40,7 @@ pub async fn prepare_data(
     options: &ReturnOptions,
 ) -> Result<Planned, Failure> {
     let manifest = &backup.manifest;
-    let object = manifest.object(SNAPSHOT_ROLE).ok_or_else(|| {
-        refused(format!("{} holds no snapshot", manifest.id)).hint(
-            "etcdvault state list shows which do; etcdvault state save --with-data stores one",
-        )
-    })?;
+    let object = manifest.object(SNAPSHOT_ROLE).ok_or_else(|| no_snapshot(backup))?;
     let content = SnapshotContent::of(manifest).map_err(refused)?;
     let named: Vec<String> = nodes.iter().map(|node| node.name().to_string()).collect();
     all_nodes(backup, &named)?;
@@ -55,10 +53,7 @@ pub async fn prepare_data(
         let seen = observe::observe(node.as_ref())
             .await
             .map_err(|error| refused(format!("{} was not looked at: {error}", node.name())))?;
-        if let Some(own) = seen.distribution.own_restore() {
-            let why = format!("{} has a way of its own to restore etcd", node.name());
-            return Err(refused(why).hint(own));
-        }
+        own_way::refused(seen.distribution, node.name(), WHAT)?;
         let Some(etcd) = seen.member().cloned() else { continue };
         found.push(look(node.as_ref(), &seen, &etcd, listed, object.plain_size).await?);
     }
@@ -84,6 +79,9 @@ pub async fn prepare_data(
     let served = [&seen, &was].into_iter().flatten().filter_map(|seen| seen.revision);
     let served = served.max().and_then(|served| i64::try_from(served).ok());
     let leader = leader(&view, &found);
+    let keepers = options.keepers.iter().map(|name| Place::new(name.as_str()));
+    let keepers: Result<Vec<Place>, _> = keepers.collect();
+    let keepers = keepers.map_err(|error| refused(error.to_string()))?;
     let inputs = DataInputs {
         id: ids.0,
         made: ids.1,
@@ -97,7 +95,7 @@ pub async fn prepare_data(
         served,
         etcd_version: oldest(listed),
         nodes: found,
-        keepers: Vec::new(),
+        keepers,
         leader,
         save: options.save,
         facts,
@@ -105,6 +103,19 @@ pub async fn prepare_data(
     let plan =
         plan(&inputs).map_err(|error| refused("the members make no cluster").because(error))?;
     Ok(Planned { plan: Some(plan), by_hand: Vec::new() })
+}
+
+fn no_snapshot(backup: &Backup) -> Failure {
+    let id = backup.manifest.id;
+    if DataHeld::of(&backup.manifest) == DataHeld::Directories {
+        let why = format!("{id} holds copies of the directories of stopped members, no snapshot");
+        return refused(why).hint(format!(
+            "etcdvault export {id} --object data-NODE -o data.tar gives each, to be unpacked by \
+             hand on its node while no member runs"
+        ));
+    }
+    refused(format!("{id} holds no snapshot"))
+        .hint("etcdvault state list shows which do; etcdvault state save --with-data stores one")
 }
 
 /// One member's data never returns into a cluster whose other members go on.

@@ -52,18 +52,32 @@ pub async fn members(
     revision: i64,
 ) -> Result<Vec<MemberAnswer>, Failure> {
     let view = observe(connector, connection, Reach::AllMembers).await;
+    let statuses = view.rows.iter().filter_map(|row| row.status());
+    let lowest = statuses.map(|status| status.revision).min().unwrap_or(revision);
+    // At the revision up to which all is compacted a member tells its hash only while that
+    // is the present one: asked without a revision.
+    let (ask, at) = if lowest > revision { (lowest, lowest) } else { (0, revision) };
     let mut answers = Vec::new();
     for row in &view.rows {
         let name = row.label();
         let Ok((client, status)) = &row.answer else { continue };
-        let hash = client.clone().hash_kv(revision).await;
+        let hash = client.clone().hash_kv(ask).await;
+        let moved = |current: i64| format!("it came to revision {current} meanwhile");
+        let (hash_kv, why) = match hash {
+            Ok(answer) if ask == 0 && answer.current_revision != at => {
+                (None, Some(moved(answer.current_revision)))
+            }
+            Ok(answer) => (Some(answer.hash), None),
+            Err(error) => (None, Some(error.to_string())),
+        };
         answers.push(MemberAnswer {
             name,
             id: status.member_id.to_string(),
             cluster: status.cluster_id.to_string(),
             revision: status.revision,
-            hash_kv: hash.as_ref().ok().map(|answer| answer.hash),
-            why: hash.err().map(|error| error.to_string()),
+            hash_kv,
+            hashed_at: at,
+            why,
         });
     }
     if answers.is_empty() {

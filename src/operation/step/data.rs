@@ -440,13 +440,20 @@ impl Wanted<'_> {
                 wrong.push(format!("member {id} does not answer"));
                 continue;
             };
+            // Where somebody wrote since, nobody can tell the hash: all have the same.
+            let wanted = match answer.hashed_at == self.revision {
+                true => Some(self.hash),
+                false => answers.iter().find_map(|answer| answer.hash_kv),
+            };
             match answer.hash_kv {
-                Some(hash) if hash == self.hash => {}
+                Some(hash) if Some(hash) == wanted => {}
                 Some(hash) => {
                     forever = true;
                     wrong.push(format!(
                         "{} has HashKV {hash} at revision {}, and not {}",
-                        answer.name, self.revision, self.hash
+                        answer.name,
+                        answer.hashed_at,
+                        wanted.unwrap_or(self.hash)
                     ));
                 }
                 None => wrong.push(format!(

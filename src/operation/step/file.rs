@@ -423,9 +423,5 @@ pub(super) fn shell(node: &Place, number: usize, change: &Change) -> Vec<Command
     if !matches!(change.after, What::Link { .. }) {
         commands.push(command(&["chmod", &format!("{:04o}", mode.mode), &path]));
     }
-    if let (What::File { .. }, Some(modified)) = (&change.after, change.after.modified()) {
-        let seconds = modified.div_euclid(1_000_000_000);
-        commands.push(command(&["touch", "-d", &format!("@{seconds}"), &path]));
-    }
     commands
 }

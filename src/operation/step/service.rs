@@ -73,7 +73,7 @@ pub(super) async fn state(
             let plain = How::Unit { unit: unit.clone() };
             Ok(match Box::pin(state(node, service, &plain)).await? {
                 State::Runs if enabled => State::Runs,
-                State::Stopped if !enabled => State::Stopped,
+                stopped @ (State::Stopped | State::Failed) if !enabled => stopped,
                 _ => State::Between,
             })
         }
