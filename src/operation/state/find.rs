@@ -127,7 +127,14 @@ pub async fn find(
     cluster: Option<&ClusterName>,
     text: &str,
 ) -> Result<Backup, Failure> {
-    let backup = find::find_where(repository, cluster, text, &holds_states).await?;
+    let found = find::find_where(repository, cluster, text, &holds_states).await;
+    let backup = found.map_err(|mut failure| {
+        if failure.kind == FailureKind::Usage {
+            let shows = "etcdvault state list shows the states; etcdvault state save makes one";
+            failure.hint = Some(shows.to_owned());
+        }
+        failure
+    })?;
     if holds_states(&backup.manifest) {
         return Ok(backup);
     }
