@@ -5,6 +5,7 @@ SHELL := /bin/bash
 CARGO ?= cargo
 # Tests start real servers: more at once make them slow, not the run fast.
 TEST_THREADS ?= 3
+RUN_TEST = --config 'target."cfg(all())".runner="$(CURDIR)/tests/servers/run-test.sh"'
 # Size of the benchmark's database in bytes, and how often each thing is measured.
 BENCH_BYTES ?= 1000000000
 BENCH_RUNS ?= 5
@@ -23,7 +24,8 @@ demo: ## back up, destroy and restore a three-member etcd before your eyes
 	@tests/demo/demo.sh
 
 test: deps servers lint ## install what the tests need and run everything
-	$(CARGO) test --workspace --quiet -- --test-threads $(TEST_THREADS)
+	@echo "$$(date +%T)  tests"
+	$(CARGO) test --workspace --quiet $(RUN_TEST) -- --test-threads $(TEST_THREADS)
 
 test-all: test ## test, and what takes longer: demo, short fuzzing, dist
 	$(MAKE) demo
@@ -31,12 +33,14 @@ test-all: test ## test, and what takes longer: demo, short fuzzing, dist
 	$(MAKE) dist
 
 servers: ## build the servers and hosts of the tests into the cache
+	@echo "$$(date +%T)  servers and hosts of the tests"
 	@for release in bookworm trixie; do tests/servers/install-rootfs.sh $$release || exit 1; done
 	@for part in kubernetes containerd crictl images; do tests/servers/install-kubernetes.sh $$part || exit 1; done
 	@for series in 3.4 3.5 3.6 3.7; do tests/servers/install-etcd.sh $$series || exit 1; done
 	@for store in seaweedfs minio; do tests/servers/install-s3.sh $$store || exit 1; done
 
 lint: ## formatting, clippy, licences and sources of the dependencies
+	@echo "$$(date +%T)  formatting, lints, dependencies"
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --quiet -- -D warnings
 	"$$(tests/servers/install-deny.sh)" --workspace check --hide-inclusion-graph licenses bans sources

@@ -25,10 +25,12 @@ mod list;
 mod node_agent;
 mod plan;
 mod restore;
+mod returning;
 mod shell;
 mod state;
 mod status;
 mod verify;
+mod ways;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -43,6 +45,7 @@ use exit_code::Exit;
 use journal::JournalCommand;
 use output::Output;
 use state::StateCommand;
+use ways::Typed;
 
 /// The command line as clap knows it: for reference pages and whoever checks examples.
 pub fn command() -> clap::Command {
@@ -58,7 +61,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let output = Output::new(&cli.global);
     let setup = Setup::new(Env::of_process(), cli.global.config);
-    let exit = match execute(cli.command, &output, &setup) {
+    let exit = match execute(cli.command, &args, &output, &setup) {
         Ok(exit) => exit,
         Err(failure) => {
             output.failure(&failure);
@@ -72,7 +75,12 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     .into()
 }
 
-fn execute(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+fn execute(
+    command: Command,
+    args: &[OsString],
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(2)
@@ -85,7 +93,7 @@ fn execute(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Fai
     let agent = matches!(command, Command::NodeAgent(_));
     let settle = std::time::Duration::from_secs(if agent { 60 } else { 2 });
     let result = runtime.block_on(async {
-        let result = run_command(command, output, setup).await;
+        let result = run_command(command, args, output, setup).await;
         if matches!(&result, Err(Failure { kind: FailureKind::Signal(_), .. })) {
             signal::settle().await;
         }
@@ -96,7 +104,12 @@ fn execute(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Fai
     result
 }
 
-async fn run_command(command: Command, output: &Output, setup: &Setup) -> Result<Exit, Failure> {
+async fn run_command(
+    command: Command,
+    args: &[OsString],
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
     use signal::{or_interrupted, with_grace};
     match command {
         Command::Init(args) => or_interrupted(init::run(args, output, setup)).await,
@@ -128,14 +141,18 @@ async fn run_command(command: Command, output: &Output, setup: &Setup) -> Result
             StateCommand::Diff(args) => {
                 or_interrupted(state::diff_command(args, output, setup)).await
             }
-            StateCommand::Return(args) => state::return_command(args, output, setup).await,
+            StateCommand::Return(own) => {
+                returning::run(own, &Typed::new(args), output, setup).await
+            }
         },
         Command::Journal(command) => match command {
             JournalCommand::List(args) => or_interrupted(journal::list(args, output, setup)).await,
-            JournalCommand::Show(args) => or_interrupted(journal::show(args, output, setup)).await,
+            JournalCommand::Show(own) => {
+                or_interrupted(journal::show(own, &Typed::new(args), output, setup)).await
+            }
         },
-        Command::Resume(args) => journal::resume(args, output, setup).await,
-        Command::Rollback(args) => journal::rollback(args, output, setup).await,
+        Command::Resume(own) => journal::resume(*own, &Typed::new(args), output, setup).await,
+        Command::Rollback(own) => journal::rollback(own, &Typed::new(args), output, setup).await,
         Command::Completions(args) => Ok(shell::completions(&args, output)),
         Command::Man(args) => shell::man(&args, output),
         Command::NodeAgent(args) => node_agent::run(args).await.map(|()| Exit::Ok),

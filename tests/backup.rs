@@ -347,7 +347,7 @@ async fn dead_endpoints_and_a_dying_source() {
     assert!(again[0].starts_with("etcd-"), "the name is kept: {report}");
 }
 
-/// A revision that is compacted before the proof: stored, not proven, said why.
+/// `--proof none`: stored, not proven, said why.
 #[tokio::test]
 async fn nobody_asked_is_not_proven() {
     let root = tempfile::tempdir().unwrap();

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use harness::cli::Cli;
-use harness::etcd::Cluster;
+use harness::etcd::{Cluster, Security};
+use harness::tls::Validity;
 
 use common::{files, listed, program, says};
 
@@ -201,4 +202,42 @@ async fn an_etcd_password() {
     let by_file = ["backup", "--user", "root", "--password-file", file.to_str().unwrap()];
     let report = cli.run(by_file.iter().chain(&["--json"])).await.unwrap().expect(0).json();
     assert_eq!(report["proof"]["state"], "proven");
+}
+
+/// The common name of a client certificate is the user where authentication is on.
+#[tokio::test]
+async fn an_etcd_user_by_certificate() {
+    let root = tempfile::tempdir().unwrap();
+    let vault = common::new_vault(root.path()).await;
+    let cluster =
+        Cluster::builder("3.6").security(Security::ClientCertificates).start().await.unwrap();
+    let mut client = cluster.client().await.unwrap();
+    client.user_add("root", "geheim", None).await.unwrap();
+    client.role_add("root").await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.user_add("reader", "geheim", None).await.unwrap();
+    client.auth_enable().await.unwrap();
+    let cli = program().vault(&vault).cluster(&cluster);
+    let tls = cluster.tls().unwrap();
+    let issued = |name: &str| {
+        let identity = tls.authority.client(name, name, Validity::Current).unwrap();
+        cli.clone().env("ETCDCTL_CERT", identity.cert).env("ETCDCTL_KEY", identity.key)
+    };
+
+    // Somebody who is a user, and somebody who is none.
+    for name in ["reader", "nobody"] {
+        let ran = issued(name).run(["backup"]).await.unwrap().expect(12);
+        says(&ran, &["root role", "hint: "]);
+    }
+    common::assert_untouched(&vault);
+    // The name counts, not the file: `root`'s certificate needs neither user nor password.
+    let report = cli.run(["backup", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!(report["proof"]["state"], "proven", "{report}");
+    // A password makes another user of the same certificate.
+    let reader = cli.clone().env("ETCDCTL_USER", "reader:geheim");
+    let ran = reader.run(["backup"]).await.unwrap().expect(12);
+    says(&ran, &["root role"]);
+    let named = issued("reader").env("ETCDCTL_USER", "root:geheim");
+    named.run(["backup"]).await.unwrap().expect(0);
+    assert_eq!(listed(&cli).await, 2);
 }

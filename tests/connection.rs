@@ -104,7 +104,7 @@ async fn certificates_are_told_apart() {
 }
 
 #[tokio::test]
-async fn tls_to_a_plain_port_and_an_expired_server() {
+async fn tls_to_a_plain_port() {
     let cluster = Cluster::builder("3.6").start().await.unwrap();
     let url = cluster.endpoints()[0].replace("http://", "https://");
     assert_eq!(kind(&settings(&url)).await, EtcdErrorKind::PlainPort);

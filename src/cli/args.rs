@@ -81,12 +81,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     State(super::state::StateCommand),
     #[command(subcommand)]
-    // Hidden until plans were run on real nodes.
-    #[command(hide = true)]
     Journal(super::journal::JournalCommand),
-    #[command(hide = true)]
-    Resume(super::journal::ResumeArgs),
-    #[command(hide = true)]
+    Resume(Box<super::journal::ResumeArgs>),
     Rollback(super::journal::RollbackArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -103,7 +99,8 @@ pub(crate) enum Command {
 #[command(after_help = "Examples:\n  \
     etcdvault init /srv/etcd-vault --recipient age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p\n  \
     etcdvault init s3://backups/prod --s3-region eu-central-1 --passphrase-file /root/passphrase\n  \
-    etcdvault init /tmp/test --no-encryption")]
+    etcdvault init /tmp/test --no-encryption\n  \
+    etcdvault init s3://backups/prod --print-policy prod > policy.json")]
 pub(crate) struct InitArgs {
     /// Where: a directory or s3://bucket/prefix; also --vault or ETCDVAULT_VAULT
     #[arg(value_name = "VAULT")]
@@ -114,6 +111,13 @@ pub(crate) struct InitArgs {
     /// Store everything readable, Kubernetes Secrets included
     #[arg(long)]
     pub(crate) no_encryption: bool,
+    /// Only print the policy of a node that backs up CLUSTER to this bucket: it may add
+    /// backups and read them, and delete none. Asks nothing of the store
+    #[arg(long, value_name = "CLUSTER", conflicts_with_all = ["no_encryption", "recipients", "print_lifecycle"])]
+    pub(crate) print_policy: Option<String>,
+    /// Only print the bucket's lifecycle rule that clears away interrupted uploads
+    #[arg(long, conflicts_with_all = ["no_encryption", "recipients"])]
+    pub(crate) print_lifecycle: bool,
     #[command(flatten)]
     pub(crate) vault: VaultArgs,
     #[command(flatten)]

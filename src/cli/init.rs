@@ -23,6 +23,14 @@ pub(crate) async fn run(args: InitArgs, output: &Output, setup: &Setup) -> Resul
     raw.vault = args.place.clone().or(raw.vault);
     let choice = setup.choose(None)?;
     let place = choice.place(&raw)?;
+    if let Some(cluster) = &args.print_policy {
+        output.text(&vaults::writer_policy(&place, cluster)?);
+        return Ok(Exit::Ok);
+    }
+    if args.print_lifecycle {
+        output.text(&vaults::lifecycle(&place)?);
+        return Ok(Exit::Ok);
+    }
     let encryption = encryption(&args, &raw, &choice).await?;
     let readable = matches!(encryption, EncryptionChoice::None);
     let report = output.waiting("making the vault", vaults::init(&place, encryption)).await?;
@@ -32,7 +40,7 @@ pub(crate) async fn run(args: InitArgs, output: &Output, setup: &Setup) -> Resul
              Secret in its backups",
         );
     }
-    output.result(&report, || text(&report));
+    output.result(&report, || text(&report, &raw));
     Ok(Exit::Ok)
 }
 
@@ -67,7 +75,7 @@ async fn encryption(
     ))
 }
 
-fn text(report: &InitReport) -> String {
+fn text(report: &InitReport, place: &RawPlace) -> String {
     let mut text = format!("vault {} created at {}\n", report.id, report.location);
     match report.encryption {
         "none" => text.push_str("  not encrypted\n"),
@@ -87,9 +95,19 @@ fn text(report: &InitReport) -> String {
     for line in store_lines(&report.store) {
         text.push_str(&format!("  {}\n", printable(&line)));
     }
-    text.push_str("next: etcdvault backup --vault ");
-    text.push_str(&super::hints::shell_word(&report.location));
-    text.push('\n');
+    let location = super::hints::shell_word(&report.location);
+    if report.store["kind"] == "s3" {
+        // The policy's language depends on whose store it is.
+        let endpoint = place.s3.iter().find(|(name, _)| *name == "endpoint-url");
+        let endpoint = endpoint.map_or_else(String::new, |(name, url)| {
+            format!(" --s3-{name} {}", super::hints::shell_word(url))
+        });
+        text.push_str(&format!(
+            "  rights for a node that can only add backups:\n    \
+             etcdvault init {location}{endpoint} --print-policy CLUSTER\n"
+        ));
+    }
+    text.push_str(&format!("next: etcdvault backup --vault {location}\n"));
     text
 }
 

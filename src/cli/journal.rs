@@ -6,17 +6,23 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::args::{ConnectionArgs, KeyArgs, VaultArgs};
+use super::args::{ConnectionArgs, KeyArgs, VaultArgs, WriteArgs};
 use super::exit_code::Exit;
 use super::human::{printable, time_utc};
 use super::output::Output;
-use super::plan::{ended, events, not_begun, owner, shown, stop};
-use super::settings::{open_vault, reach};
-use super::state::contents;
-use crate::config::Setup;
-use crate::operation::journal::{self, Clock, Engine, Options, PlanId};
+use super::plan::{self, Halt, ended, not_begun, shown};
+use super::returning::{contents, look_options};
+use super::settings::{connector, open_vault, reach};
+use super::table::{Align, Table};
+use super::ways::Typed;
+use crate::config::{Choice, Setup};
+use crate::operation::journal::{
+    self, Clock, Direction, Ending, Engine, History, Listed, Options, Owner, PlanId, StepState,
+};
 use crate::operation::returning::{Step, World};
 use crate::operation::state::nodes;
+use crate::operation::step::Contents;
+use crate::operation::vocabulary::Node;
 use crate::operation::{Failure, FailureKind};
 
 /// Plans that were begun: list them, show one
@@ -26,35 +32,56 @@ pub(crate) enum JournalCommand {
     Show(JournalShowArgs),
 }
 
-/// List the plans in the journals of the nodes
+/// Which nodes are asked for their journals.
 #[derive(Debug, Args)]
-pub(crate) struct JournalListArgs {
-    /// A node [default: this machine]
+pub(crate) struct KeepersArgs {
+    /// A node that keeps the journal [default: the configured ones of the cluster, else
+    /// this machine]
     #[arg(long = "node", value_name = "NAME")]
     nodes: Vec<String>,
+    /// The cluster, where the configuration has several [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
 }
 
-/// Show a plan and how far its steps are
+/// List the plans in the journals of the nodes, the newest first
+///
+/// Exit code 3 where a node does not answer.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault journal list\n  \
+    etcdvault journal list --node k1 --json | jq '.[] | select(.unfinished)'")]
+pub(crate) struct JournalListArgs {
+    #[command(flatten)]
+    keepers: KeepersArgs,
+}
+
+/// Show a plan, how far its steps are, and who ran it
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  etcdvault journal show 01JD3A")]
 pub(crate) struct JournalShowArgs {
-    /// The plan's id
+    /// The plan's id, or its start
     #[arg(value_name = "ID")]
     id: String,
-    /// A node [default: this machine]
-    #[arg(long = "node", value_name = "NAME")]
-    nodes: Vec<String>,
+    #[command(flatten)]
+    keepers: KeepersArgs,
 }
 
 /// Go on with a plan that was stopped, failed or killed
+///
+/// From any machine that reaches the nodes and the vault: the journal on the nodes says
+/// how far it came, and what was in the midst is looked at.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault resume 01JD3A --vault /srv/etcd-vault --identity-file identity.txt\n  \
+    etcdvault resume 01JD3A --take-over-lock")]
 pub(crate) struct ResumeArgs {
-    /// The plan's id
+    /// The plan's id, or its start
     #[arg(value_name = "ID")]
     id: String,
-    /// A node [default: this machine]
-    #[arg(long = "node", value_name = "NAME")]
-    nodes: Vec<String>,
-    /// Take the cluster's lock from an owner that gives no sign of life
+    #[command(flatten)]
+    keepers: KeepersArgs,
+    /// Take the cluster's lock from an owner that gives no sign of life for half a minute
     #[arg(long)]
     take_over_lock: bool,
     /// Store private keys readable for everybody with access to the vault
@@ -66,32 +93,120 @@ pub(crate) struct ResumeArgs {
     connection: ConnectionArgs,
     #[command(flatten)]
     keys: KeyArgs,
+    #[command(flatten)]
+    write: WriteArgs,
 }
 
 /// Take a plan back to where it began
 ///
-/// Needs the nodes alone, no vault.
+/// One that was stopped, failed or killed, or one that is done. Needs the nodes alone, no
+/// vault.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  etcdvault rollback 01JD3A")]
 pub(crate) struct RollbackArgs {
-    /// The plan's id
+    /// The plan's id, or its start
     #[arg(value_name = "ID")]
     id: String,
-    /// A node [default: this machine]
-    #[arg(long = "node", value_name = "NAME")]
-    nodes: Vec<String>,
-    /// Take the cluster's lock from an owner that gives no sign of life
+    #[command(flatten)]
+    keepers: KeepersArgs,
+    /// Take the cluster's lock from an owner that gives no sign of life for half a minute
     #[arg(long)]
     take_over_lock: bool,
 }
 
-fn parse(id: &str) -> Result<PlanId, Failure> {
-    id.parse().map_err(|error| Failure::new(FailureKind::Usage, format!("{error}")))
+fn places(nodes: &[Arc<dyn Node>]) -> Result<Vec<Arc<journal::NodePlace>>, Failure> {
+    journal::places(nodes).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
 }
 
-fn places(
-    nodes: &[Arc<dyn crate::operation::journal::Node>],
-) -> Result<Vec<Arc<journal::NodePlace>>, Failure> {
-    journal::places(nodes).map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
+/// The nodes that are asked. One that does not answer holds up no other.
+async fn asked(
+    choice: &Choice<'_>,
+    keepers: &KeepersArgs,
+    output: &Output,
+) -> Result<Vec<Arc<dyn Node>>, Failure> {
+    output.waiting("connecting", nodes::each(choice, &keepers.nodes)).await
+}
+
+/// A plan as its nodes know it.
+struct Found {
+    nodes: Vec<Arc<dyn Node>>,
+    history: History<Step>,
+}
+
+/// The plan that `text` names on the nodes that are asked, with all of its own nodes.
+async fn find(
+    setup: &Setup,
+    keepers: &KeepersArgs,
+    text: &str,
+    typed: &Typed,
+    output: &Output,
+) -> Result<Found, Failure> {
+    let choice = setup.choose(keepers.cluster.as_deref())?;
+    let nodes = asked(&choice, keepers, output).await?;
+    let stores = journal::stores(&places(&nodes)?);
+    let reading = async {
+        let id = id(&stores, text).await?;
+        journal::load::<Step>(&stores, id).await.map_err(|error| not_begun(error.into(), typed))
+    };
+    let history = output.waiting("reading the journal", reading).await?;
+    // The plan says itself which nodes it is about.
+    let named = |place: &str| nodes.iter().any(|node| node.name().as_str() == place);
+    let all: Vec<String> = history.plan.nodes.iter().map(ToString::to_string).collect();
+    if !keepers.nodes.is_empty() || all.iter().all(|place| named(place)) {
+        return Ok(Found { nodes, history });
+    }
+    let nodes = output.waiting("connecting", nodes::each(&choice, &all)).await?;
+    let stores = journal::stores(&places(&nodes)?);
+    let loaded = journal::load::<Step>(&stores, history.plan.id).await;
+    let history = loaded.map_err(|error| not_begun(error.into(), typed))?;
+    Ok(Found { nodes, history })
+}
+
+/// The id that begins with `text`.
+async fn id(
+    stores: &[Arc<dyn crate::operation::journal::JournalStore>],
+    text: &str,
+) -> Result<PlanId, Failure> {
+    let text = text.to_ascii_uppercase();
+    let error = match text.parse() {
+        Ok(id) => return Ok(id),
+        Err(error) => error,
+    };
+    if text.is_empty() || text.len() >= 26 || !text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+        return Err(Failure::new(FailureKind::Usage, format!("{error}")));
+    }
+    let (plans, missing) = journal::list(stores).await;
+    let fits = |listed: &&Listed| listed.id.to_string().starts_with(&text);
+    let found: Vec<PlanId> = plans.iter().filter(fits).map(|listed| listed.id).collect();
+    match found[..] {
+        [only] => Ok(only),
+        [] => {
+            let what = format!("no plan {text}… on any node that answers");
+            let mut failure = Failure::new(FailureKind::Error, what);
+            for error in missing {
+                failure = failure.detail(error.to_string());
+            }
+            Err(failure.hint("etcdvault journal list shows the plans of the nodes"))
+        }
+        _ => {
+            let mut failure =
+                Failure::new(FailureKind::Usage, format!("{text} begins several plans"));
+            for id in found {
+                failure = failure.detail(id.to_string());
+            }
+            Err(failure)
+        }
+    }
+}
+
+fn state_of(listed: &Listed) -> &'static str {
+    match listed.ending {
+        _ if listed.fault.is_some() => "DAMAGED",
+        Some(Ending::Applied) => "done",
+        Some(Ending::RolledBack) => "rolled back",
+        None if listed.begun => "UNFINISHED",
+        None => "never begun",
+    }
 }
 
 pub(crate) async fn list(
@@ -99,9 +214,10 @@ pub(crate) async fn list(
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {
-    let choice = setup.choose(None)?;
-    let places = places(&nodes::named(&choice, &args.nodes).await?)?;
-    let (plans, missing) = journal::list(&journal::stores(&places)).await;
+    let choice = setup.choose(args.keepers.cluster.as_deref())?;
+    let nodes = asked(&choice, &args.keepers, output).await?;
+    let stores = journal::stores(&places(&nodes)?);
+    let (plans, missing) = output.waiting("reading journals", journal::list(&stores)).await;
     let rows: Vec<serde_json::Value> = plans
         .iter()
         .map(|listed| {
@@ -110,89 +226,188 @@ pub(crate) async fn list(
                 "id": listed.id, "begun": listed.begun, "unfinished": listed.is_unfinished(),
                 "ending": listed.ending, "cluster": head.map(|head| &head.cluster),
                 "operation": head.map(|head| &head.operation), "made": head.map(|head| head.made),
-                "nodes": listed.places,
+                "title": head.map(|head| &head.title), "nodes": listed.places,
+                "fault": listed.fault.as_ref().map(|(place, why)| format!("{place}: {why}")),
             })
         })
         .collect();
-    output.result(&rows, || {
-        let mut text = String::new();
-        for listed in &plans {
-            let state = if listed.is_unfinished() { "UNFINISHED" } else { "ended" };
-            let about = listed.head.as_ref().map_or_else(
-                |fault| printable(&fault.to_string()),
-                |head| format!("{}  {}", time_utc(head.made), printable(&head.title)),
-            );
-            let _ = writeln!(text, "{}  {state}  {about}", listed.id);
+    output.result(&rows, || table(&plans, output.width()));
+    for listed in &plans {
+        if let Some((place, why)) = &listed.fault {
+            output.complaint(&printable(&format!("damaged: {} on {place}: {why}", listed.id)));
         }
-        if text.is_empty() { "no plans\n".to_owned() } else { text }
-    });
+    }
     for error in &missing {
         output.complaint(&format!("not read: {}", printable(&error.to_string())));
     }
-    Ok(if missing.is_empty() { Exit::Ok } else { Exit::Partial })
+    Ok(match (plans.iter().any(|listed| listed.fault.is_some()), missing.is_empty()) {
+        (true, _) => Exit::Corrupt,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::Partial,
+    })
+}
+
+fn table(plans: &[Listed], width: Option<usize>) -> String {
+    if plans.is_empty() {
+        return "no plans\n".to_owned();
+    }
+    let mut table = Table::new(&[
+        ("PLAN", Align::Left, 0),
+        ("MADE (UTC)", Align::Left, 2),
+        ("STATE", Align::Left, 0),
+        ("NODES", Align::Left, 3),
+        ("WHAT", Align::Left, 1),
+    ]);
+    for listed in plans {
+        let nodes: Vec<&str> = listed.places.iter().map(|place| place.as_str()).collect();
+        let (made, what) = match &listed.head {
+            Ok(head) => (time_utc(head.made), printable(&head.title)),
+            Err(fault) => ("-".to_owned(), printable(&fault.to_string())),
+        };
+        let state = state_of(listed).to_owned();
+        table.row(vec![listed.id.to_string(), made, state, nodes.join(","), what]);
+    }
+    table.render(width)
 }
 
 pub(crate) async fn show(
     args: JournalShowArgs,
+    typed: &Typed,
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {
-    let choice = setup.choose(None)?;
-    let places = places(&nodes::named(&choice, &args.nodes).await?)?;
-    let history = journal::load::<Step>(&journal::stores(&places), parse(&args.id)?)
-        .await
-        .map_err(|error| not_begun(error.into()))?;
-    let value = serde_json::json!({ "plan": history.plan, "records": history.records });
-    output.result(&value, || {
-        let mut text = shown(&history.plan, output.width());
-        text.push('\n');
-        for (id, state) in &history.steps {
-            let _ = writeln!(text, "  {id}  {}", printable(&format!("{state:?}")));
-        }
-        text
+    let Found { history, .. } = find(setup, &args.keepers, &args.id, typed, output).await?;
+    let missing: Vec<String> = history.missing.iter().map(ToString::to_string).collect();
+    let value = serde_json::json!({
+        "plan": history.plan, "records": history.records, "ending": history.ending,
+        "unfinished": history.is_unfinished(), "missing": missing,
     });
-    Ok(Exit::Ok)
+    output.result(&value, || details(&history, typed, output.width()));
+    for error in &missing {
+        output.complaint(&format!("not read: {}", printable(error)));
+    }
+    Ok(if missing.is_empty() { Exit::Ok } else { Exit::Partial })
+}
+
+fn details(history: &History<Step>, typed: &Typed, width: Option<usize>) -> String {
+    let id = history.plan.id;
+    let mut text = shown(&history.plan, width);
+    text.push('\n');
+    let mut table = Table::new(&[
+        ("STEP", Align::Left, 0),
+        ("WHERE", Align::Left, 0),
+        ("STATE", Align::Left, 0),
+    ]);
+    for (step, about) in history.plan.steps() {
+        let nodes = crate::operation::returning::nodes_of_step(about).join(" ");
+        table.row(vec![step.to_string(), nodes, state(history.state(step))]);
+    }
+    text.push_str(&table.render(width));
+    text.push('\n');
+    for run in &history.runs {
+        let begun = history.records.iter().find(|record| record.sequence.run == run.number);
+        let at = begun.map_or_else(String::new, |record| time_utc(record.time));
+        let way = match run.direction {
+            Direction::Apply => "forward",
+            Direction::Undo => "back",
+        };
+        let owner = printable(&run.owner.to_string());
+        let _ = writeln!(text, "  run {}  {at}  {way}  by {owner}", run.number);
+    }
+    match history.ending {
+        Some(Ending::RolledBack) => text.push_str("  rolled back\n"),
+        Some(Ending::Applied) => {
+            let _ = writeln!(text, "  done\n  go back:  {}", typed.command("rollback", id));
+        }
+        None if history.runs.is_empty() => text.push_str("  never begun\n"),
+        None => {
+            text.push_str("  UNFINISHED, unless it runs right now\n");
+            let _ = writeln!(text, "  go on:    {}", typed.command("resume", id));
+            let _ = writeln!(text, "  go back:  {}", typed.command("rollback", id));
+        }
+    }
+    text
+}
+
+/// How far a step is, for people.
+fn state(state: &StepState) -> String {
+    match state {
+        StepState::Pending => "not begun".to_owned(),
+        StepState::Doubt(Direction::Apply) => "begun; not known whether done".to_owned(),
+        StepState::Doubt(Direction::Undo) => "on its way back; not known how far".to_owned(),
+        StepState::Applied(outputs) if outputs.is_empty() => "done".to_owned(),
+        StepState::Applied(outputs) => {
+            let given = outputs.iter().map(|(name, value)| format!("{name} {value}"));
+            printable(&format!("done: {}", given.collect::<Vec<_>>().join(", ")))
+        }
+        StepState::Undone => "taken back".to_owned(),
+        StepState::Failed { direction: Direction::Apply, why, .. } => {
+            format!("FAILED: {}", printable(why))
+        }
+        StepState::Failed { direction: Direction::Undo, why, .. } => {
+            format!("NOT TAKEN BACK: {}", printable(why))
+        }
+    }
 }
 
 pub(crate) async fn resume(
     args: ResumeArgs,
+    typed: &Typed,
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {
-    let id = parse(&args.id)?;
-    let choice = setup.choose(None)?;
-    let named = nodes::named(&choice, &args.nodes).await?;
-    let history = journal::load::<Step>(&journal::stores(&places(&named)?), id)
-        .await
-        .map_err(|error| not_begun(error.into()))?;
-    let choice = setup.choose(Some(&history.plan.cluster))?;
-    let settings = reach(choice.connection(&args.connection.raw()).await?, output).await?;
-    let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-    let look = super::state::look_options(Vec::new(), args.allow_unencrypted);
-    let cluster = &history.plan.cluster;
-    let contents = contents(Arc::new(repository), &named, cluster, settings, look, output)?;
-    let engine = engine(&named, Some(contents), args.take_over_lock, output)?;
-    let report = engine.resume::<Step>(id).await.map_err(not_begun)?;
-    ended(&report, output)
+    let halt = Halt::listen()?;
+    let preparing = async {
+        let found = find(setup, &args.keepers, &args.id, typed, output).await?;
+        let plan = &found.history.plan;
+        let choice = setup.choose(Some(&plan.cluster))?;
+        let connection = choice.connection_if_any(&args.connection.raw()).await?;
+        let settings = reach(connection, output).await?;
+        let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
+        let look = look_options(&choice, &[], args.allow_unencrypted, &args.write, &args.vault);
+        let connector = connector(&settings, &found.nodes, output).await?;
+        let contents = contents(
+            Arc::new(repository),
+            &found.nodes,
+            &plan.cluster,
+            connector,
+            settings,
+            look,
+            output,
+        )?;
+        Ok((found, contents))
+    };
+    let (Found { nodes, history }, contents) = halt.or(preparing).await?;
+    let owner = plan::owner(setup);
+    let engine = engine(&nodes, Some(contents), args.take_over_lock, owner, &halt, output)?;
+    let ran = halt.run(output, engine.resume::<Step>(history.plan.id)).await;
+    let report = ran.map_err(|error| not_begun(error, typed))?;
+    ended(&report, &history.plan, &[], typed, &halt, output)
 }
 
 pub(crate) async fn rollback(
     args: RollbackArgs,
+    typed: &Typed,
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {
-    let choice = setup.choose(None)?;
-    let named = nodes::named(&choice, &args.nodes).await?;
-    let engine = engine(&named, None, args.take_over_lock, output)?;
-    let report = engine.rollback::<Step>(parse(&args.id)?).await.map_err(not_begun)?;
-    ended(&report, output)
+    let halt = Halt::listen()?;
+    let finding = find(setup, &args.keepers, &args.id, typed, output);
+    let Found { nodes, history } = halt.or(finding).await?;
+    let owner = plan::owner(setup);
+    let engine = engine(&nodes, None, args.take_over_lock, owner, &halt, output)?;
+    let ran = halt.run(output, engine.rollback::<Step>(history.plan.id)).await;
+    let report = ran.map_err(|error| not_begun(error, typed))?;
+    ended(&report, &history.plan, &[], typed, &halt, output)
 }
 
 /// All that a run needs beside the plan.
 pub(crate) fn engine(
-    nodes: &[Arc<dyn crate::operation::journal::Node>],
-    contents: Option<Arc<dyn crate::operation::step::Contents>>,
+    nodes: &[Arc<dyn Node>],
+    contents: Option<Arc<dyn Contents>>,
     take_over_lock: bool,
+    owner: Owner,
+    halt: &Halt,
     output: &Output,
 ) -> Result<Engine<World>, Failure> {
     let places = places(nodes)?;
@@ -202,9 +417,9 @@ pub(crate) fn engine(
         world: Arc::new(World { nodes, contents }),
         journals: journal::stores(&places),
         locks: journal::locks(&places),
-        owner: owner(),
-        events: events(output),
-        stop: stop()?,
+        owner,
+        events: output.events(),
+        stop: halt.stop.clone(),
         clock: Clock::system(),
         options: Options { take_over_lock, ..Options::default() },
     })

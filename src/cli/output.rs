@@ -51,10 +51,11 @@ impl Output {
         (size.ws_col > 0).then_some(usize::from(size.ws_col))
     }
 
-    /// A sink for events: a progress bar on a terminal, warnings everywhere, silence
-    /// otherwise.
+    /// A sink for events: a progress bar on a terminal, steps of plans that ended, warnings
+    /// everywhere, silence otherwise.
     pub(crate) fn events(&self) -> Events {
-        Progress::new(self.terminal && !self.quiet && !self.json, self.quiet).into_events()
+        let steps = !self.quiet && !self.json;
+        Progress::new(self.terminal && steps, steps, self.quiet).into_events()
     }
 
     /// Waits for `work`, visibly on a terminal.

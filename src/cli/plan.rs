@@ -1,15 +1,24 @@
 //! Plans on the command line: shown, confirmed, run, and how they ended.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use serde_json::{Value, json};
 
 use super::exit_code::Exit;
-use super::human::{duration, printable};
+use super::human::printable;
 use super::output::Output;
 use super::table::{Align, Table};
-use crate::event::{Event, Events};
-use crate::operation::journal::{Back, Outcome, Owner, Plan, Report, RunError, Stop, channel};
-use crate::operation::returning::{Step, StepEvent, StepPhase, as_shell, rows};
+use super::ways::Typed;
+use crate::config::Setup;
+use crate::operation::interrupt;
+use crate::operation::journal::{
+    Back, Direction, Level, Outcome, Owner, Plan, Report, RunError, StepState, Stop, channel,
+};
+use crate::operation::returning::{Step, as_shell, checks, rows, set_aside};
 use crate::operation::{Failure, FailureKind};
 
 /// The plan as people read it.
@@ -43,16 +52,14 @@ pub(crate) fn shell(plan: &Plan<Step>) -> String {
     as_shell(plan)
 }
 
-/// Asks for the cluster's name, unless `yes`.
-pub(crate) fn confirm(cluster: &str, yes: bool) -> Result<(), Failure> {
-    if yes {
-        return Ok(());
-    }
+/// Asks for the cluster's name.
+pub(crate) fn confirm(cluster: &str) -> Result<(), Failure> {
     let no = |what: &str| {
         Failure::new(FailureKind::Usage, what.to_owned()).state("everything is as it was")
     };
     if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-        return Err(no("nobody is there to confirm the plan").hint("--yes, or a terminal"));
+        return Err(no("nobody is there to confirm the plan")
+            .hint("--yes confirms it, --dry-run only shows it; a terminal is asked"));
     }
     let _ = write!(
         std::io::stderr(),
@@ -67,57 +74,102 @@ pub(crate) fn confirm(cluster: &str, yes: bool) -> Result<(), Failure> {
     }
 }
 
-/// Who runs a plan here.
-pub(crate) fn owner() -> Owner {
+/// Who runs a plan here: the user by name, and who became it.
+pub(crate) fn owner(setup: &Setup) -> Owner {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let user = format!("uid {}", rustix::process::getuid().as_raw());
+    let uid = rustix::process::getuid().as_raw();
+    let mut user = user_name(uid).unwrap_or_else(|| format!("uid {uid}"));
+    if let Some(before) = setup.env().get("SUDO_USER").filter(|before| *before != user) {
+        user = format!("{}, by sudo {user}", printable(&before));
+    }
     Owner { user, host, pid: std::process::id() }
 }
 
-/// One line for each step that ended, with its time.
-pub(crate) fn events(output: &Output) -> Events {
-    let silent = output.is_json() || output.is_quiet();
-    Events::new(move |event| {
-        let Event::Step(step) = event else { return };
-        let StepEvent { stage, step: number, nodes, what, undo, phase } = step;
-        let back = if undo { "undo: " } else { "" };
-        let head = format!("  {stage}.{number}  {}  {back}{}", nodes.join(" "), printable(&what));
-        let line = match phase {
-            StepPhase::Done { found: true, .. } => format!("{head}  (was so)"),
-            StepPhase::Done { took, .. } => format!("{head}  {}", duration(took)),
-            StepPhase::Failed(why) => format!("{head}  FAILED: {}", printable(&why)),
-            StepPhase::Waits(what) => format!("  {stage}.{number}  waits for {}", printable(&what)),
-            StepPhase::Started | StepPhase::Progress(_) => return,
-        };
-        if !silent {
-            let _ = writeln!(std::io::stderr(), "{line}");
-        }
+/// The name in this machine's own list of users.
+fn user_name(uid: u32) -> Option<String> {
+    let list = std::fs::read_to_string("/etc/passwd").ok()?;
+    list.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)?.parse() == Ok(uid)).then(|| printable(name))
     })
 }
 
-/// Ctrl-C once finishes the step, twice stops now. SIGTERM counts as Ctrl-C.
-pub(crate) fn stop() -> Result<Stop, Failure> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let failed = |error: std::io::Error| {
-        Failure::new(FailureKind::Error, "cannot listen for signals").because(error)
-    };
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let (stopper, stop) = channel();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
+/// Signals while a plan is made and runs: the first Ctrl-C finishes the step, the second
+/// stops now. SIGTERM counts as Ctrl-C.
+pub(crate) struct Halt {
+    /// What the engine watches.
+    pub(crate) stop: Stop,
+    signal: Arc<AtomicI32>,
+}
+
+impl Halt {
+    /// Listens from now on; while a plan runs (`runs`) what a signal does is said.
+    pub(crate) fn listen() -> Result<Self, Failure> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let failed = |error: std::io::Error| {
+            Failure::new(FailureKind::Error, "cannot listen for signals").because(error)
+        };
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+        let (stopper, stop) = channel();
+        let number = Arc::new(AtomicI32::new(0));
+        let told = number.clone();
+        tokio::spawn(async move {
+            loop {
+                let came = tokio::select! {
+                    _ = interrupt.recv() => 2,
+                    _ = terminate.recv() => 15,
+                };
+                told.store(came, Ordering::SeqCst);
+                stopper.press();
             }
-            stopper.press();
+        });
+        Ok(Self { stop, signal: number })
+    }
+
+    /// Does `work`, before anything was changed, unless a signal comes.
+    pub(crate) async fn or<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::select! {
+            // What ended in the same moment has ended.
+            biased;
+            result = work => result,
+            () = self.stop.reached(Level::AfterStep) => {
+                let what = format!("stopped by {}", interrupt::name(self.number()));
+                Err(Failure::new(FailureKind::Signal(self.number()), what)
+                    .state("everything is as it was"))
+            }
         }
-    });
-    Ok(stop)
+    }
+
+    /// Runs a plan, and says what a signal does to it.
+    pub(crate) async fn run<T>(&self, output: &Output, work: impl Future<Output = T>) -> T {
+        let telling = async {
+            self.stop.reached(Level::AfterStep).await;
+            output.note("the running step is finished first; once more stops now, in its midst");
+            self.stop.reached(Level::Now).await;
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            done = work => done,
+            never = telling => never,
+        }
+    }
+
+    fn number(&self) -> i32 {
+        match self.signal.load(Ordering::SeqCst) {
+            0 => 2,
+            number => number,
+        }
+    }
 }
 
 /// Why a run did not begin.
-pub(crate) fn not_begun(error: RunError) -> Failure {
+pub(crate) fn not_begun(error: RunError, typed: &Typed) -> Failure {
     let kind = match () {
         () if error.is_busy() => FailureKind::Busy,
         () if error.is_corruption() => FailureKind::Corrupt,
@@ -125,12 +177,17 @@ pub(crate) fn not_begun(error: RunError) -> Failure {
     };
     let hint = match &error {
         RunError::Unfinished { id, .. } => {
-            Some(format!("etcdvault resume {id}, or etcdvault rollback {id}"))
+            Some(format!("{}, or {}", typed.command("resume", id), typed.command("rollback", id)))
         }
-        RunError::Lock(_) if error.is_busy() => {
-            Some("wait, or where its owner is gone: --take-over-lock".to_owned())
-        }
+        RunError::Lock(_) if error.is_busy() => Some(
+            "wait until it is done; where its owner is gone, the same command with \
+             --take-over-lock: it waits half a minute for a sign of life"
+                .to_owned(),
+        ),
         RunError::BeyondReturn { instead, .. } => Some(instead.clone()),
+        RunError::Ended { id, ending: crate::operation::journal::Ending::Applied } => {
+            Some(format!("to go back: {}", typed.command("rollback", id)))
+        }
         _ => None,
     };
     let mut failure = Failure::new(kind, "the plan was not run").because(error);
@@ -139,66 +196,155 @@ pub(crate) fn not_begun(error: RunError) -> Failure {
 }
 
 /// How a run ended.
-pub(crate) fn ended(report: &Report, output: &Output) -> Result<Exit, Failure> {
+pub(crate) fn ended(
+    report: &Report,
+    plan: &Plan<Step>,
+    by_hand: &[String],
+    typed: &Typed,
+    halt: &Halt,
+    output: &Output,
+) -> Result<Exit, Failure> {
     for warning in &report.warnings {
         output.complaint(&format!("warning: {}", printable(warning)));
     }
-    let what = match &report.outcome {
-        Outcome::Applied | Outcome::RolledBack => return Ok(done(report, output)),
-        Outcome::Stopped { .. } => match report.next_stage {
-            Some(stage) => format!("stopped before step {stage}"),
-            None => "stopped".to_owned(),
-        },
-        Outcome::Failed(_) => "a step failed".to_owned(),
-        Outcome::LockLost => "the cluster's lock was lost".to_owned(),
-        Outcome::JournalFailed(_) => "the journal could not be written".to_owned(),
+    let back = report.direction == Direction::Undo;
+    let mut failure = match &report.outcome {
+        Outcome::Applied | Outcome::RolledBack => {
+            return Ok(done(report, plan, by_hand, typed, output));
+        }
+        Outcome::Stopped { .. } => {
+            Failure::new(FailureKind::Signal(halt.number()), stopped(report))
+        }
+        Outcome::Failed(_) if back => {
+            Failure::new(FailureKind::Error, format!("plan {} is not rolled back", report.plan))
+        }
+        Outcome::Failed(_) => {
+            Failure::new(FailureKind::Error, format!("plan {} is not done", report.plan))
+        }
+        Outcome::LockLost => {
+            Failure::new(FailureKind::Error, "the cluster's lock was lost: no further step begins")
+        }
+        Outcome::JournalFailed(_) => Failure::new(
+            FailureKind::Error,
+            "the journal could not be written: no further step begins",
+        ),
     };
-    let stopped = matches!(report.outcome, Outcome::Stopped { .. });
-    let kind = if stopped { FailureKind::Signal(2) } else { FailureKind::Error };
-    let mut failure = Failure::new(kind, what);
     if let Outcome::Failed(failures) = &report.outcome {
         for failed in failures {
-            failure = failure.detail(format!("{} {}: {}", failed.step, failed.what, failed.error));
-            for line in &failed.error.details {
-                failure = failure.detail(line.clone());
+            let nodes: Vec<&str> = failed.nodes.iter().map(|node| node.as_str()).collect();
+            let (step, what) = (failed.step, &failed.what);
+            let way = if back { "undo: " } else { "" };
+            let error = &failed.error;
+            failure = failure.detail(format!("{step}  {}  {way}{what}: {error}", nodes.join(" ")));
+            for line in &error.details {
+                failure = failure.detail(format!("  | {line}"));
+            }
+            if let Some(hint) = &error.hint {
+                failure = failure.hint(hint.clone());
             }
         }
     }
     if let Outcome::JournalFailed(error) = &report.outcome {
-        failure = failure.detail(error.to_string());
+        for line in crate::operation::failure::chain(error) {
+            failure = failure.detail(line);
+        }
     }
-    if let Some(on) = report.go_on() {
-        failure = failure.detail(format!("go on:    {on}"));
+    let doubt: Vec<String> = report.in_doubt().map(|step| step.to_string()).collect();
+    if !doubt.is_empty() {
+        let line = format!("not known whether done: step {}; going on looks", doubt.join(", "));
+        failure = failure.detail(line);
     }
-    if let Some(back) = report.go_back() {
-        let steps = match report.back {
-            Back::Stages { last, first } => format!("     (steps {last} to {first})"),
-            _ => String::new(),
-        };
-        failure = failure.detail(format!("go back:  {back}{steps}"));
+    if let (false, Some(_)) = (back, report.go_on()) {
+        failure = failure.detail(format!("go on:    {}", typed.command("resume", report.plan)));
+    }
+    match &report.back {
+        Back::Stages { last, first } => {
+            let steps = match last == first {
+                true => format!("step {last}"),
+                false => format!("steps {last} to {first}"),
+            };
+            let back = typed.command("rollback", report.plan);
+            failure = failure.detail(format!("go back:  {back}     ({steps})"));
+        }
+        Back::Nothing => {
+            let back = typed.command("rollback", report.plan);
+            failure = failure.detail(format!("end it:   {back}     (nothing was changed)"));
+        }
+        Back::No { why, instead } => {
+            failure = failure.detail(format!("no way back by undoing: {why}; {instead}"));
+        }
     }
     Err(failure)
 }
 
-fn done(report: &Report, output: &Output) -> Exit {
+fn stopped(report: &Report) -> String {
+    match (report.direction, report.next_stage) {
+        (Direction::Undo, _) => match &report.back {
+            Back::Stages { last, first } => {
+                format!("stopped on the way back: steps {last} to {first} still stand")
+            }
+            _ => "stopped on the way back".to_owned(),
+        },
+        (Direction::Apply, Some(stage))
+            if report.in_doubt().next().is_some()
+                || report.steps.iter().any(|(id, state)| {
+                    id.stage == stage && !matches!(state, StepState::Pending)
+                }) =>
+        {
+            format!("stopped within step {stage}")
+        }
+        (Direction::Apply, Some(stage)) => format!("stopped before step {stage}"),
+        (Direction::Apply, None) => "stopped".to_owned(),
+    }
+}
+
+fn done(
+    report: &Report,
+    plan: &Plan<Step>,
+    by_hand: &[String],
+    typed: &Typed,
+    output: &Output,
+) -> Exit {
     let rolled_back = matches!(report.outcome, Outcome::RolledBack);
     let ending = if rolled_back { "rolled-back" } else { "applied" };
-    let value = serde_json::json!({
+    let verified = if rolled_back { Vec::new() } else { checks(plan) };
+    let back = report.go_back().map(|_| typed.command("rollback", report.plan));
+    let aside = set_aside(plan).filter(|_| !rolled_back);
+    let value: Value = json!({
         "plan": report.plan, "ending": ending, "outputs": report.outputs,
-        "left": report.left,
+        "left": report.left, "verified": verified, "by_hand": by_hand,
+        "set_aside": aside.as_ref().map(|(path, nodes)| json!({ "path": path, "nodes": nodes })),
+        "go_back": back,
     });
     output.result(&value, || {
         if rolled_back {
-            return format!("plan {} is rolled back\n", report.plan);
+            let mut text = format!("plan {} is rolled back\n", report.plan);
+            if !report.left.is_empty() {
+                let left: BTreeSet<String> = report.left.iter().map(ToString::to_string).collect();
+                let left: Vec<String> = left.into_iter().collect();
+                let _ = writeln!(text, "  NOT taken back: step {}", left.join(", "));
+            }
+            return text;
         }
-        let mut text = format!("plan {} is done: every step was checked\n", report.plan);
+        let mut text = format!("plan {} is done\n", report.plan);
+        for line in &verified {
+            let _ = writeln!(text, "  verified   {}", printable(line));
+        }
         if let Some(saved) = report.outputs.get("saved") {
-            let _ = writeln!(text, "  the state before: {}", printable(saved));
+            let _ = writeln!(text, "  saved      the state before, as {}", printable(saved));
         }
-        if let Some(back) = report.go_back() {
-            let _ = writeln!(text, "  go back:  {back}");
+        if let Some((path, nodes)) = &aside {
+            let (path, nodes) = (printable(path), printable(&nodes.join(" ")));
+            let _ =
+                writeln!(text, "  set aside  {path} on {nodes}; when all is well: rm -r {path}");
+        }
+        if let Some(back) = &back {
+            let _ = writeln!(text, "  go back    {back}");
+        }
+        for line in by_hand {
+            let _ = writeln!(text, "  by hand    {}", printable(line));
         }
         text
     });
-    if report.is_complete() { Exit::Ok } else { Exit::Partial }
+    if report.is_complete() && by_hand.is_empty() { Exit::Ok } else { Exit::Partial }
 }

@@ -14,6 +14,7 @@ use crate::operation::discover::access::through_nodes;
 use crate::operation::endpoints::endpoints;
 use crate::operation::find;
 use crate::operation::inspect::scratch_dir;
+use crate::operation::state;
 use crate::operation::vocabulary::{
     Backup, ClusterName, Connector, Node, ReadOptions, Repository, Selector, Spool, WriteOptions,
 };
@@ -99,6 +100,15 @@ pub(crate) async fn find_holding(
     role: &str,
 ) -> Result<Backup, Failure> {
     find::find_object(repository, meant(choice, text)?, text, role).await
+}
+
+/// The same among the backups that hold states of nodes.
+pub(crate) async fn find_state(
+    repository: &Repository,
+    choice: &Choice<'_>,
+    text: &str,
+) -> Result<Backup, Failure> {
+    state::find::find(repository, meant(choice, text)?, text).await
 }
 
 /// The cluster among whose backups `text` is looked for; `None` is all.

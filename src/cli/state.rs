@@ -10,7 +10,8 @@ use super::exit_code::Exit;
 use super::human::{age, count, duration, plural, printable, size, time_both, time_utc};
 use super::output::Output;
 use super::settings::{
-    allows_unencrypted, connector, labels, open_vault, reach, state_paths, write_options,
+    allows_unencrypted, connector, find_state, labels, open_vault, reach, state_paths,
+    write_options,
 };
 use super::table::{Align, Table};
 use crate::config::Setup;
@@ -28,7 +29,7 @@ use crate::operation::state::{nodes, parse_node};
 use crate::operation::vocabulary::{Reach, WriteOptions};
 use crate::operation::{Failure, FailureKind};
 
-/// Save what nodes need beside the data, and see what changed
+/// Save what nodes need beside the data, see what changed, go back to it
 ///
 /// The state of a node is its configuration of etcd and the API server in every form,
 /// units, certificates and keys, manifests, and how all of it ran.
@@ -38,9 +39,7 @@ pub(crate) enum StateCommand {
     List(StateListArgs),
     Show(StateShowArgs),
     Diff(StateDiffArgs),
-    // Hidden until it was run on real nodes.
-    #[command(hide = true)]
-    Return(Box<StateReturnArgs>),
+    Return(Box<super::returning::StateReturnArgs>),
 }
 
 /// Archive the state of nodes in the vault
@@ -294,6 +293,9 @@ fn table(report: &StateList, width: Option<usize>) -> String {
         if !state.missing.is_empty() {
             let _ = write!(nodes, " (without {})", printable(&state.missing.join(",")));
         }
+        if let Some(plan) = state.plan {
+            let _ = write!(nodes, " (before plan {plan})");
+        }
         table.row(vec![
             state.short_id.clone(),
             state.cluster.clone(),
@@ -324,7 +326,7 @@ pub(crate) async fn show(
     let choice = setup.choose(args.cluster.as_deref())?;
     let node = args.node.as_deref().map(parse_node).transpose()?;
     let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-    let backup = find::find(&repository, choice.meant(), &args.state).await?;
+    let backup = find_state(&repository, &choice, &args.state).await?;
     if let (Some(path), Some(node)) = (&args.file, &node) {
         let shown = show::file(&repository, &backup, node, path, args.show_secrets).await?;
         if output.is_json() {
@@ -452,7 +454,7 @@ pub(crate) async fn diff_command(
     let node = args.node.as_deref().map(parse_node).transpose()?;
     let settings = reach(choice.connection(&args.connection.raw()).await?, output).await?;
     let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-    let from = find::find(&repository, choice.meant(), &args.from).await?;
+    let from = find_state(&repository, &choice, &args.from).await?;
     let options = SaveOptions {
         extra: state_paths(&choice, &args.paths),
         places: Places::default(),
@@ -463,7 +465,7 @@ pub(crate) async fn diff_command(
     let (other, live);
     let to = match &args.to {
         Some(to) => {
-            other = find::find(&repository, choice.meant(), to).await?;
+            other = find_state(&repository, &choice, to).await?;
             Side::Stored(&other)
         }
         None => {
@@ -526,172 +528,4 @@ fn node_differences(text: &mut String, node: &NodeDiff) {
             let _ = writeln!(text, "{}", parts.join("\t"));
         }
     }
-}
-
-/// Set nodes up again as a state has them
-///
-/// Shows a plan first: services whose files differ are stopped, files are set with their
-/// owners and modes, what the state did not have is set aside, services are started and
-/// checked. The present state is stored before. Data is never touched.
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  \
-    etcdvault state return latest --vault /srv/etcd-vault --identity-file identity.txt --dry-run\n  \
-    etcdvault state return 01JD2Y6Q --node k1 --yes")]
-pub(crate) struct StateReturnArgs {
-    /// An id or its start, latest, or a time (the newest before it)
-    #[arg(value_name = "STATE")]
-    state: String,
-    /// Only this node [default: this machine]
-    #[arg(long = "node", value_name = "NAME")]
-    nodes: Vec<String>,
-    /// What is returned
-    #[arg(long, value_enum, default_value_t = Only::Config, value_name = "WHAT")]
-    only: Only,
-    /// Show the plan and change nothing
-    #[arg(long)]
-    dry_run: bool,
-    /// Print the plan as stock commands and change nothing
-    #[arg(long)]
-    as_shell: bool,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    /// Do not store the present state first
-    #[arg(long)]
-    no_save: bool,
-    /// Set the files although members, addresses or versions are not those of the state
-    #[arg(long)]
-    force_topology: bool,
-    /// Take the cluster's lock from an owner that gives no sign of life
-    #[arg(long)]
-    take_over_lock: bool,
-    /// A file or directory beside what is found, as `state save --path` took it
-    #[arg(long = "path", value_name = "PATH")]
-    paths: Vec<PathBuf>,
-    /// Store private keys readable for everybody with access to the vault
-    #[arg(long)]
-    allow_unencrypted: bool,
-    /// Only this cluster [env: ETCDVAULT_CLUSTER]
-    #[arg(long, value_name = "NAME")]
-    cluster: Option<String>,
-    #[command(flatten)]
-    vault: VaultArgs,
-    #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
-}
-
-/// What of a state is returned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Only {
-    /// Files of configuration
-    Config,
-    /// Data directories: refused, as this version cannot return them safely
-    Data,
-}
-
-/// What is looked at and stored of nodes.
-pub(crate) fn look_options(extra: Vec<PathBuf>, allow_unencrypted: bool) -> SaveOptions {
-    SaveOptions {
-        extra,
-        places: Places::default(),
-        allow_unencrypted,
-        data: false,
-        write: WriteOptions::default(),
-    }
-}
-
-/// The vault as steps need it.
-pub(crate) fn contents(
-    repository: std::sync::Arc<crate::operation::vocabulary::Repository>,
-    nodes: &[std::sync::Arc<dyn crate::operation::journal::Node>],
-    cluster: &str,
-    connection: crate::types::ConnectionSettings,
-    options: SaveOptions,
-    output: &Output,
-) -> Result<std::sync::Arc<dyn crate::operation::step::Contents>, Failure> {
-    let named = nodes.iter().map(|node| (node.name().to_string(), node.clone()));
-    let events = output.events();
-    let vaulted = crate::operation::returning::vaulted::Vaulted::new(
-        repository,
-        named.collect(),
-        cluster,
-        connection,
-        options,
-        events,
-    )?;
-    Ok(std::sync::Arc::new(vaulted))
-}
-
-pub(crate) async fn return_command(
-    args: Box<StateReturnArgs>,
-    output: &Output,
-    setup: &Setup,
-) -> Result<Exit, Failure> {
-    use super::journal::engine;
-    use super::plan;
-    use crate::operation::returning::{self, ReturnOptions};
-    if args.only == Only::Data {
-        return Err(Failure::new(
-            FailureKind::Error,
-            "nothing was returned: this version does not return data directories",
-        )
-        .state("everything is as it was")
-        .hint("a cluster's data is built from a snapshot: etcdvault restore data-dir"));
-    }
-    let preparing = async {
-        let choice = setup.choose(args.cluster.as_deref())?;
-        let settings = reach(choice.connection(&args.connection.raw()).await?, output).await?;
-        let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-        let backup = find::find(&repository, choice.meant(), &args.state).await?;
-        let wanted = returning::wanted(&backup, &args.nodes)?;
-        let nodes = nodes::named(&choice, &wanted).await?;
-        let options = ReturnOptions {
-            save: !args.no_save,
-            force_topology: args.force_topology,
-            look: look_options(args.paths.clone(), args.allow_unencrypted),
-        };
-        let planning = returning::prepare(&repository, &backup, &nodes, &settings, &options);
-        let planned = output.waiting("looking", planning).await?;
-        Ok((repository, nodes, settings, options, planned))
-    };
-    let prepared = super::signal::or_interrupted(preparing).await?;
-    let (repository, nodes, settings, options, planned) = prepared;
-    let Some(made) = planned.plan else {
-        let value = serde_json::json!({ "plan": null, "by_hand": planned.by_hand });
-        output.result(&value, || {
-            let mut text = "no differences: there is nothing to do\n".to_owned();
-            for line in &planned.by_hand {
-                let _ = writeln!(text, "  by hand: {}", printable(line));
-            }
-            text
-        });
-        let rest = !planned.by_hand.is_empty();
-        return Ok(if rest { Exit::Partial } else { Exit::Ok });
-    };
-    if args.as_shell {
-        output.text(&plan::shell(&made));
-        return Ok(Exit::Ok);
-    }
-    if args.dry_run {
-        output.result(&made, || plan::shown(&made, output.width()));
-        return Ok(Exit::Ok);
-    }
-    output.note(&plan::shown(&made, output.width()));
-    let (cluster, yes) = (made.cluster.clone(), args.yes);
-    // The answer is waited for on a thread, so that Ctrl-C is heard meanwhile.
-    let asking = tokio::task::spawn_blocking(move || plan::confirm(&cluster, yes));
-    super::signal::or_interrupted(async {
-        asking.await.map_err(|error| {
-            Failure::new(FailureKind::Error, "the plan was not confirmed").because(error)
-        })?
-    })
-    .await?;
-    let repository = std::sync::Arc::new(repository);
-    let contents = contents(repository, &nodes, &made.cluster, settings, options.look, output)?;
-    let engine = engine(&nodes, Some(contents), args.take_over_lock, output)?;
-    let report = engine.execute(&made).await.map_err(plan::not_begun)?;
-    let exit = plan::ended(&report, output)?;
-    Ok(if planned.by_hand.is_empty() { exit } else { Exit::Partial })
 }

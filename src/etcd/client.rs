@@ -356,6 +356,15 @@ impl std::fmt::Debug for MemberClient {
 }
 
 impl MemberClient {
+    /// One that never connects: for what only looks at the statuses of members.
+    #[cfg(test)]
+    pub(crate) async fn unconnected(endpoint: &Endpoint) -> Self {
+        let channel = Channel::from_shared(endpoint.to_string()).unwrap().connect_lazy();
+        let raw = etcd_client::Channel::Tonic(channel.clone());
+        let client = Client::from_channel(raw, None).await.unwrap();
+        Self { endpoint: endpoint.clone(), client, channel, command_timeout: Duration::ZERO }
+    }
+
     /// Where it is.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint

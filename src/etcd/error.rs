@@ -57,6 +57,9 @@ impl EtcdErrorKind {
     }
 }
 
+/// What a member says of a certificate whose common name is no user.
+pub(crate) const NO_USER: &str = "user name not found";
+
 /// A failed act on one member.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{endpoint}: {act}: {detail}")]
@@ -117,6 +120,8 @@ impl EtcdError {
             _ if has("no leader") || has("leader changed") => EtcdErrorKind::NoLeader,
             // 3.4 sends it without its code on streams.
             _ if has("permission denied") => EtcdErrorKind::PermissionDenied,
+            // The common name of a client certificate.
+            _ if has(NO_USER) => EtcdErrorKind::PermissionDenied,
             Code::PermissionDenied => EtcdErrorKind::PermissionDenied,
             Code::Unauthenticated => EtcdErrorKind::AuthRequired,
             Code::DeadlineExceeded => EtcdErrorKind::Timeout,

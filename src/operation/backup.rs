@@ -742,36 +742,4 @@ fn fitting(reason: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Endpoint;
-
-    fn lost(kind: EtcdErrorKind, received: u64) -> (String, Unusable) {
-        let endpoint = Endpoint::parse("127.0.0.1:2379", false).unwrap();
-        let error = EtcdError::new(kind, &endpoint, "receive the snapshot", "connection reset");
-        ("m1".to_owned(), Unusable::after(error, received))
-    }
-
-    #[test]
-    fn streams_that_broke_name_the_way_and_the_members() {
-        let broke = |received| lost(EtcdErrorKind::Broken, received);
-        let one = broken_hint(&[broke(9)]).unwrap();
-        assert!(one.contains("log") && !one.contains("proxy"), "{one}");
-        // How far they came is no matter: a reset discards what was on its way.
-        for other in [10_000_000, 7_600_000, 1] {
-            let hint = broken_hint(&[broke(10_000_000), broke(other)]).unwrap();
-            for word in ["proxy", "load balancer", "--endpoints", "logs"] {
-                assert!(hint.contains(word), "{word}: {hint}");
-            }
-        }
-        let ended = Unusable { detail: String::new(), etcd: None, received: 5 };
-        assert!(broken_hint(&[broke(9), ("m2".to_owned(), ended)]).is_some());
-        // One that never began, that went silent or that refused has a hint of its own.
-        let others =
-            [broke(0), lost(EtcdErrorKind::Timeout, 9), lost(EtcdErrorKind::PermissionDenied, 9)];
-        for other in others {
-            assert_eq!(broken_hint(&[broke(9), other]), None);
-        }
-        assert_eq!(broken_hint(&[]), None);
-    }
-}
+mod tests;

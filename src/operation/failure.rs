@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 
 use crate::etcd::client::TlsFileError;
+use crate::etcd::error::NO_USER;
 use crate::etcd::{EtcdError, EtcdErrorKind};
 
 /// The kinds of failure; the exit code follows from the kind alone.
@@ -164,6 +165,12 @@ pub fn etcd_hint(error: &EtcdError) -> Option<String> {
         EtcdErrorKind::WrongPassword => {
             "check the user and the password (--user, --password-file, ETCDCTL_USER, \
              ETCDCTL_PASSWORD)"
+                .to_owned()
+        }
+        EtcdErrorKind::PermissionDenied if error.detail.contains(NO_USER) => {
+            "the user that a client certificate names, by its CN, is none of this cluster; a \
+             snapshot needs one with the root role: etcdctl user add NAME --no-password, then \
+             etcdctl user grant-role NAME root"
                 .to_owned()
         }
         EtcdErrorKind::PermissionDenied => {

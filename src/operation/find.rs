@@ -8,7 +8,7 @@ use vault::repository::{Backup, Filter, Receipt, Repository, Selector};
 
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, FailureKind};
-use super::vaults::storage_failure;
+use super::vaults::{listing_failure, storage_failure};
 
 /// Reads how a person names a backup: `latest`, an id or the start of one, or a time
 /// (the newest backup before it).
@@ -75,17 +75,16 @@ pub async fn find_object(
 }
 
 /// The backup that `text` names; `latest` and times mean only those that `fits` takes.
-pub(super) async fn find_where(
+async fn find_where(
     repository: &Repository,
     cluster: Option<&ClusterName>,
     text: &str,
     fits: &(dyn Fn(&Manifest) -> bool + Sync),
 ) -> Result<Backup, Failure> {
     let selector = selector(text)?;
-    repository
-        .find_where(cluster, &selector, fits)
-        .await
-        .map_err(|error| storage_failure(format!("backup {text:?} was not found"), error))
+    repository.find_where(cluster, &selector, fits).await.map_err(|error| {
+        listing_failure(repository, cluster, format!("backup {text:?} was not found"), error)
+    })
 }
 
 /// A row of `list`.
@@ -158,10 +157,10 @@ pub async fn all(
     cluster: Option<ClusterName>,
 ) -> Result<(Vec<Backup>, Vec<CorruptManifest>), Failure> {
     let filter = Filter { cluster, ..Filter::default() };
-    let listing = repository
-        .list(&filter)
-        .await
-        .map_err(|error| storage_failure("the backups were not listed".to_owned(), error))?;
+    let listing = repository.list(&filter).await.map_err(|error| {
+        let cluster = filter.cluster.as_ref();
+        listing_failure(repository, cluster, "the backups were not listed", error)
+    })?;
     let corrupt = listing
         .corrupt
         .into_iter()

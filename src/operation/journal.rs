@@ -11,16 +11,18 @@ use async_trait::async_trait;
 use sha2::{Digest as _, Sha256};
 
 use crate::node::{Attributes, FileKind, NodeError, NodeErrorKind, WriteHow, WriteLike};
-use crate::plan::journal::{JournalStore, PlaceError, PlaceErrorKind, Tail};
+use crate::plan::journal::{PlaceError, PlaceErrorKind, Tail};
 use crate::plan::lock::{LockStore, MAX_CLAIM};
 use crate::plan::record::MAX_RECORDS;
 use crate::plan::{InvalidName, JOURNAL_DIRECTORY, LOCK_DIRECTORY, MAX_PLAN};
 
 pub use crate::node::Node;
 pub use crate::plan::execute::{Back, Clock, Engine, Options, Outcome, Report, RunError};
-pub use crate::plan::journal::{JournalError, Listed, StepState, list, load};
+pub use crate::plan::journal::{
+    History, JournalError, JournalStore, Listed, StepState, list, load,
+};
 pub use crate::plan::lock::LockError;
-pub use crate::plan::record::Owner;
+pub use crate::plan::record::{Direction, Ending, Owner};
 pub use crate::plan::stop::{Level, Stop, Stopper, channel};
 pub use crate::plan::{Place, Plan, PlanId};
 

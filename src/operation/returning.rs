@@ -26,8 +26,8 @@ use crate::operation::state::describe::{ClusterSeen, StateContent};
 use crate::operation::state::index::NodeIndex;
 use crate::operation::state::save::{SaveOptions, captured};
 use crate::operation::state::{find, nodes_of};
-use crate::operation::step::Service;
-use crate::plan::{Place, PlanId};
+use crate::operation::step::{ASIDE, Service, What};
+use crate::plan::{self, Place, Plan, PlanId};
 
 pub use crate::event::{StepEvent, StepPhase};
 pub use crate::operation::step::{Step, World};
@@ -41,6 +41,8 @@ pub struct ReturnOptions {
     pub save: bool,
     /// Whether it goes on although the topology differs.
     pub force_topology: bool,
+    /// Other nodes of the cluster, which keep the journal and the lock, too.
+    pub keepers: Vec<NodeName>,
     /// What is looked at and stored of nodes.
     pub look: SaveOptions,
 }
@@ -64,12 +66,12 @@ pub async fn prepare(
     repository: &Repository,
     backup: &Backup,
     nodes: &[Arc<dyn Node>],
+    connector: &Connector,
     connection: &ConnectionSettings,
     options: &ReturnOptions,
 ) -> Result<Planned, Failure> {
     let manifest = &backup.manifest;
-    let connector = Connector::new(connection)?;
-    let view = observe_members(&connector, connection, Reach::AllMembers).await;
+    let view = observe_members(connector, connection, Reach::AllMembers).await;
     let mut drift = match StateContent::of(manifest).ok().flatten().and_then(|c| c.cluster) {
         Some(was) => cluster_drift(&was, ClusterSeen::of(&view).as_ref()),
         None => Vec::new(),
@@ -93,6 +95,9 @@ pub async fn prepare(
         ));
     }
     let leader = leader(&view, &inputs);
+    let keepers = options.keepers.iter().map(|name| Place::new(name.as_str()));
+    let keepers: Result<Vec<Place>, _> = keepers.collect();
+    let keepers = keepers.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
     Ok(planner::plan(&Inputs {
         id: PlanId::generate(),
         made: Utc::now(),
@@ -100,34 +105,41 @@ pub async fn prepare(
         backup: manifest.id.to_string(),
         taken: manifest.started,
         nodes: inputs,
+        keepers,
         leader,
         save: options.save,
         drift,
     }))
 }
 
-/// What differs on `nodes` from a state: empty when they are as it says.
-pub async fn differences(
-    repository: &Repository,
-    backup: &Backup,
-    nodes: &[Arc<dyn Node>],
-    options: &ReturnOptions,
-) -> Result<Planned, Failure> {
-    let mut inputs = Vec::new();
-    for node in nodes {
-        inputs.push(look(repository, backup, node.as_ref(), options).await?);
-    }
-    Ok(planner::plan(&Inputs {
-        id: PlanId::generate(),
-        made: Utc::now(),
-        cluster: backup.manifest.cluster.to_string(),
-        backup: backup.manifest.id.to_string(),
-        taken: backup.manifest.started,
-        nodes: inputs,
-        leader: None,
-        save: false,
-        drift: Vec::new(),
-    }))
+/// What the plan looks at when all is done, a line each: what it verified where every
+/// step is done.
+pub fn checks(plan: &Plan<Step>) -> Vec<String> {
+    let looks = rows(plan).into_iter().filter(|row| {
+        let mut steps = row.steps.iter().filter_map(|id| plan.step(*id));
+        row.undone_by.is_none() && steps.all(|step| plan::Step::provides(step).is_empty())
+    });
+    let nodes = |row: &Row| row.nodes.iter().map(Place::as_str).collect::<Vec<_>>().join(" ");
+    looks.map(|row| format!("{}: {}", nodes(&row), row.what)).collect()
+}
+
+/// Where what stood in the place of files is kept, and on which nodes, where there is any.
+pub fn set_aside(plan: &Plan<Step>) -> Option<(String, Vec<String>)> {
+    let kept = plan.steps().filter_map(|(_, step)| match step {
+        Step::SetFiles { node, changes, .. }
+            if changes.iter().any(|change| change.before != What::Nothing) =>
+        {
+            Some(node.to_string())
+        }
+        _ => None,
+    });
+    let nodes: Vec<String> = kept.collect();
+    (!nodes.is_empty()).then(|| (format!("{ASIDE}/{}", plan.id), nodes))
+}
+
+/// The nodes that a step touches.
+pub fn nodes_of_step(step: &Step) -> Vec<String> {
+    plan::Step::describe(step).nodes.iter().map(ToString::to_string).collect()
 }
 
 async fn look(

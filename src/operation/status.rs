@@ -262,3 +262,174 @@ pub fn known_bad(version: Version) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    /// A member of which nothing needs doing.
+    fn well(name: &str) -> MemberRow {
+        MemberRow {
+            endpoint: Some(format!("http://{name}:2379")),
+            name: Some(name.to_owned()),
+            member_id: Some(HexId(7)),
+            is_learner: false,
+            status: Some(MemberStatus {
+                cluster_id: HexId(1),
+                member_id: HexId(7),
+                version: "3.6.14".to_owned(),
+                storage_version: None,
+                db_size: 100 * MIB,
+                db_size_in_use: 90 * MIB,
+                db_size_quota: None,
+                leader: Some(HexId(7)),
+                is_learner: false,
+                raft_term: 2,
+                raft_index: 10,
+                raft_applied_index: 10,
+                revision: 5,
+                errors: Vec::new(),
+                downgrade_to: None,
+            }),
+            alarms: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// The member `a` with another status.
+    fn with(change: impl FnOnce(&mut MemberStatus)) -> MemberRow {
+        let mut member = well("a");
+        if let Some(status) = &mut member.status {
+            change(status);
+        }
+        member
+    }
+
+    fn said(members: &[MemberRow]) -> Vec<Advice> {
+        advice(members, true, true)
+    }
+
+    /// The one problem that is said of `members`.
+    #[track_caller]
+    fn only(members: &[MemberRow]) -> Advice {
+        let mut advice = said(members);
+        assert_eq!(advice.len(), 1, "{advice:?}");
+        advice.remove(0)
+    }
+
+    #[track_caller]
+    fn nothing(members: &[MemberRow]) {
+        assert_eq!(said(members), []);
+    }
+
+    #[test]
+    fn a_cluster_that_is_well_needs_nothing() {
+        nothing(&[well("a"), well("b"), well("c")]);
+    }
+
+    #[test]
+    fn no_leader_no_list_and_members_that_are_silent() {
+        let silent = |name| MemberRow { status: None, ..well(name) };
+        let members = [well("a"), silent("b")];
+        assert_eq!(only(&members).problem, "b does not answer");
+        assert!(only(&members).hint.contains("journalctl -u etcd"));
+        let members = [well("a"), silent("b"), silent("c")];
+        assert_eq!(only(&members).problem, "b, c do not answer");
+        let unnamed = MemberRow { name: None, ..silent("d") };
+        assert_eq!(only(&[unnamed]).problem, "http://d:2379 does not answer");
+        // Without a leader that is the first thing, and says what to do of the silent ones.
+        let found = advice(&members, false, true);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(found[0].problem, "no leader");
+        let found = advice(&[well("a")], true, false);
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].problem.contains("member list could not be read"), "{found:?}");
+    }
+
+    #[test]
+    fn alarms_have_a_hint_each() {
+        let alarms = vec!["NOSPACE".to_owned(), "CORRUPT".to_owned()];
+        let found = said(&[well("b"), MemberRow { alarms, ..well("a") }]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert_eq!(found[0].problem, "a: alarm NOSPACE");
+        assert!(found[0].hint.contains("alarm disarm"), "{found:?}");
+        assert_eq!(found[1].problem, "a: alarm CORRUPT");
+        assert!(found[1].hint.contains("hashkv") && !found[1].hint.contains("disarm"), "{found:?}");
+    }
+
+    #[test]
+    fn other_clusters_and_versions() {
+        let other = with(|status| status.cluster_id = HexId(2));
+        assert!(only(&[well("b"), other]).problem.contains("different clusters"));
+        // Patches of one line are no upgrade under way.
+        nothing(&[well("b"), with(|status| status.version = "3.6.2".to_owned())]);
+        let older = with(|status| status.version = "3.5.30".to_owned());
+        assert_eq!(only(&[well("b"), older]).problem, "members run different versions");
+        let target = with(|status| status.downgrade_to = Some("3.5.0".to_owned()));
+        assert_eq!(only(&[target]).problem, "a: a downgrade to 3.5.0 is under way");
+    }
+
+    #[test]
+    fn versions_that_damage_data() {
+        let running = |version: &str| [with(|status| status.version = version.to_owned())];
+        for bad in ["3.5.0", "3.5.2", "3.4.0", "3.4.7"] {
+            let found = only(&running(bad));
+            assert!(found.problem.starts_with(&format!("a: etcd {bad} can ")), "{found:?}");
+            assert_eq!(found.hint, "upgrade");
+        }
+        for good in ["3.5.3", "3.5.30", "3.4.8", "3.4.44", "3.6.0", "3.7.0", "unknown"] {
+            nothing(&running(good));
+        }
+    }
+
+    #[test]
+    fn a_database_near_its_quota() {
+        let filled = |size: u64, quota: Option<u64>| {
+            [with(|status| {
+                status.db_size = size;
+                status.db_size_in_use = size;
+                status.db_size_quota = quota;
+            })]
+        };
+        nothing(&filled(800 * MIB, Some(1000 * MIB)));
+        let found = only(&filled(800 * MIB + 1, Some(1000 * MIB)));
+        assert_eq!(found.problem, "a: the database fills 80 % of its quota");
+        assert!(found.hint.contains("--quota-backend-bytes"), "{found:?}");
+        let full = only(&filled(1100 * MIB, Some(1000 * MIB)));
+        assert!(full.problem.contains("110 %"), "{full:?}");
+        // Before 3.6 nobody tells the quota: etcd's default is 2 GiB.
+        let four_fifths = (2 << 30) / 5 * 4;
+        nothing(&filled(four_fifths, None));
+        let found = only(&filled(four_fifths + MIB, None));
+        assert!(found.problem.ends_with("80 % of its quota (assumed)"), "{found:?}");
+    }
+
+    #[test]
+    fn a_file_that_is_mostly_free() {
+        let used = |size: u64, in_use: u64| {
+            [with(|status| {
+                status.db_size = size;
+                status.db_size_in_use = in_use;
+            })]
+        };
+        nothing(&used(100 * MIB, 50 * MIB));
+        let found = only(&used(100 * MIB, 50 * MIB - 1));
+        assert_eq!(found.problem, "a: more than half of the database file is free space");
+        assert!(found.hint.contains("defrag"), "{found:?}");
+        // A small file is not worth it, and 0 is what a member says that does not know.
+        nothing(&used(64 * MIB, MIB));
+        assert_eq!(said(&used(64 * MIB + 1, MIB)).len(), 1);
+        nothing(&used(100 * MIB, 0));
+    }
+
+    #[test]
+    fn what_members_complain_of_is_repeated_once() {
+        let complains = |error: &str| [with(|status| status.errors = vec![error.to_owned()])];
+        assert_eq!(only(&complains("the moon is full")).problem, "a: the moon is full");
+        // Said above, with a hint that fits.
+        nothing(&complains("memberID:7 alarm:NOSPACE "));
+        nothing(&complains("etcdserver: no leader"));
+    }
+}

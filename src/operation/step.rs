@@ -258,7 +258,11 @@ impl plan::Step for Step {
             ),
             Self::Enable { node, unit, enabled } => (
                 format!("{} {unit}", if *enabled { "enable" } else { "disable" }),
-                "so it was in the state".to_owned(),
+                match enabled {
+                    true => "it started at boot in the state",
+                    false => "a boot in the midst must not start it on files that are half set",
+                }
+                .to_owned(),
                 vec![node.clone()],
                 undoable(if *enabled { "disable it" } else { "enable it" }),
             ),
@@ -292,7 +296,8 @@ impl plan::Step for Step {
             Self::Start { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
             }
-            Self::SetFiles { node, changes, reload, .. } => {
+            Self::SetFiles { node, backup, changes, reload } => {
+                commands.extend(file::shell_before(node, backup, changes));
                 for (number, change) in changes.iter().enumerate() {
                     commands.extend(file::shell(node, number, change));
                 }
@@ -305,11 +310,18 @@ impl plan::Step for Step {
                 commands.push(Command::new(Some(node), ["systemctl", verb, unit]));
             }
             Self::Check { node, files, .. } => {
-                for Expected { path, what } in files {
-                    if let What::File { .. } = what {
-                        let path = path.display().to_string();
-                        commands.push(Command::new(Some(node), ["sha256sum".to_owned(), path]));
-                    }
+                let digests: String = files
+                    .iter()
+                    .filter_map(|Expected { path, what }| match what {
+                        What::File { sha256, .. } => {
+                            Some(format!("{sha256}  {}\n", path.display()))
+                        }
+                        _ => None,
+                    })
+                    .collect();
+                if !digests.is_empty() {
+                    let compare = Command::new(Some(node), ["sha256sum", "-c", "-"]);
+                    commands.push(compare.input(digests));
                 }
             }
         }

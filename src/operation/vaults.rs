@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use chrono::Utc;
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 use vault::encryption::{EncryptionChoice, Identities};
 use vault::layout::{BackupId, ClusterName, LineageName};
 use vault::manifest::Tool;
 use vault::repository::{InitOptions, Repository, RepositoryError};
 use vault::store::local::LocalStore;
-use vault::store::s3::{S3Config, S3Store};
+use vault::store::s3::{Probe, S3Config, S3Store, policy};
 use vault::store::{ErrorKind, Store, StoreError};
 
 use super::failure::{Failure, FailureKind};
@@ -115,7 +115,7 @@ pub async fn open(place: &Place, identities: Option<Identities>) -> Result<Repos
         .await
         .map_err(|error| storage_failure(format!("vault {location} was not opened"), error))?;
     if let OpenStore::S3(store) = &store
-        && let Ok(probe) = serde_json::from_value(repository.vault_file().store.clone())
+        && let Some(probe) = recorded_probe(&repository.vault_file().store)
     {
         store.apply(&probe);
     }
@@ -125,6 +125,57 @@ pub async fn open(place: &Place, identities: Option<Identities>) -> Result<Repos
         })?;
     }
     Ok(repository)
+}
+
+/// How records of a probe name their kind.
+const S3_KIND: &str = "s3";
+
+/// What `init` writes down of a store in a bucket.
+fn record(probe: &Probe) -> Result<Value, serde_json::Error> {
+    let mut record = serde_json::to_value(probe)?;
+    record["kind"] = S3_KIND.into();
+    Ok(record)
+}
+
+/// The probe that a vault's record holds. Without one, in a vault that was copied into a
+/// bucket from a directory for example, the store counts as one that honours nothing.
+fn recorded_probe(record: &Value) -> Option<Probe> {
+    // Written without a kind at first.
+    let kind = record.get("kind").map_or(Some(S3_KIND), Value::as_str);
+    if kind != Some(S3_KIND) || !record.is_object() {
+        return None;
+    }
+    serde_json::from_value(record.clone()).ok()
+}
+
+fn bucket<'a>(place: &'a Place, what: &str) -> Result<&'a S3Config, Failure> {
+    match place {
+        Place::S3(config) => Ok(config),
+        Place::Directory(path) => Err(Failure::new(
+            FailureKind::Usage,
+            format!("{} is a directory: {what} is for a vault in a bucket", path.display()),
+        )
+        .hint("name it as s3://bucket/prefix")),
+    }
+}
+
+/// The policy for credentials that can only add backups of `cluster`, in the language of
+/// the store at `place`, which is not asked.
+pub fn writer_policy(place: &Place, cluster: &str) -> Result<String, Failure> {
+    let config = bucket(place, "a policy")?;
+    let usage = |error| {
+        Failure::new(FailureKind::Usage, "no policy was printed").because(error).hint(
+            "give the name that backups use: --print-policy prod goes with backup --cluster prod",
+        )
+    };
+    let cluster = ClusterName::new(cluster).map_err(usage)?;
+    policy::writer(config, cluster.as_str(), policy::Dialect::of(config))
+        .map_err(|error| Failure::new(FailureKind::Usage, "no policy was printed").because(error))
+}
+
+/// The lifecycle rule for the bucket at `place`, which is not asked.
+pub fn lifecycle(place: &Place) -> Result<String, Failure> {
+    Ok(policy::lifecycle(bucket(place, "a lifecycle rule")?))
 }
 
 /// What `init` made.
@@ -161,7 +212,7 @@ pub async fn init(place: &Place, encryption: EncryptionChoice) -> Result<InitRep
         OpenStore::S3(s3) => {
             let probe = s3.probe().await.map_err(|error| store_failure(what(), error))?;
             s3.apply(&probe);
-            serde_json::to_value(&probe)
+            record(&probe)
                 .map_err(|error| Failure::new(FailureKind::Error, what()).because(error))?
         }
     };
@@ -199,11 +250,31 @@ pub async fn name_of_lineage(
     repository: &Repository,
     lineage: &LineageName,
 ) -> Result<Option<ClusterName>, Failure> {
-    let places = repository
-        .places()
-        .await
-        .map_err(|error| storage_failure("the clusters were not listed".to_owned(), error))?;
+    let places = repository.places(None).await.map_err(|error| {
+        listing_failure(repository, None, "the vault's clusters were not listed", error)
+    })?;
     Ok(places.into_iter().find(|place| place.lineage == *lineage).map(|place| place.cluster))
+}
+
+/// A failure to list what the vault holds of `cluster`, or of every cluster. Credentials
+/// in a bucket may be good for one cluster alone.
+pub fn listing_failure(
+    repository: &Repository,
+    cluster: Option<&ClusterName>,
+    what: impl Into<String>,
+    error: RepositoryError,
+) -> Failure {
+    let denied = matches!(&error, RepositoryError::Store(store)
+        if store.kind == ErrorKind::PermissionDenied);
+    let mut failure = storage_failure(what, error);
+    if denied && cluster.is_none() && repository.store().location().starts_with("s3://") {
+        failure.hint = Some(
+            "these credentials may not list every cluster of the vault: name theirs with \
+             --cluster NAME or ETCDVAULT_CLUSTER"
+                .to_owned(),
+        );
+    }
+    failure
 }
 
 /// A failure of the store under a vault.
@@ -281,4 +352,28 @@ fn hint_of_store(kind: ErrorKind) -> Option<&'static str> {
         }
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_probe_is_believed_only_of_a_bucket() {
+        let probe = Probe { put_new: true, region: "eu-west-3".to_owned(), ..Probe::default() };
+        let written = record(&probe).unwrap();
+        assert_eq!(written["kind"], "s3");
+        assert_eq!(recorded_probe(&written), Some(probe.clone()));
+        let without_kind = serde_json::to_value(&probe).unwrap();
+        assert_eq!(recorded_probe(&without_kind), Some(probe));
+        for other in [
+            json!({"kind": "directory", "put_new": true}),
+            json!({"kind": 7, "put_new": true}),
+            json!({"kind": "s3", "put_new": "yes"}),
+            json!(["put_new"]),
+            Value::Null,
+        ] {
+            assert_eq!(recorded_probe(&other), None, "{other}");
+        }
+    }
 }

@@ -18,9 +18,9 @@ use etcdvault::event::{Event, Events, StepEvent, StepPhase};
 use etcdvault::node::sim::{SimNet, Trouble, When};
 use etcdvault::node::{Node, NodeErrorKind, NodeName};
 use etcdvault::plan::execute::{Clock, Engine, Options, Outcome, Report, RunError};
-use etcdvault::plan::journal::{JournalError, JournalStore};
+use etcdvault::plan::journal::{self, JournalError, JournalStore};
 use etcdvault::plan::lock::LockStore;
-use etcdvault::plan::record::{Ending, Owner};
+use etcdvault::plan::record::{Direction, Ending, Owner};
 use etcdvault::plan::stop::{self, Stop};
 use etcdvault::plan::{Act, Context, Outputs, Plan, Probe, Reversal, StepId};
 
@@ -482,11 +482,18 @@ pub(crate) async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'st
             }
             let what = format!("rollback killed {when:?} call {call}, then {then:?}");
             case.net.heal();
+            let engine = case.other();
+            let history = journal::load::<S>(&engine.journals, case.plan.id).await;
+            let history = history.map_err(|error| format!("{what}: {error:?}"))?;
+            let began = history.runs.iter().any(|run| run.direction == Direction::Undo);
             let again = match then {
                 Then::RollBack => case.other().rollback::<S>(case.plan.id).await,
                 Then::Resume => case.other().resume::<S>(case.plan.id).await,
             };
             match again {
+                Ok(_) if then == Then::Resume && history.ending.is_some() => {
+                    return Err(format!("{what}: a plan that had ended was gone on with"));
+                }
                 Ok(report) => complete(&report, &what)?,
                 // It had ended just before it was killed.
                 Err(RunError::Ended { ending: Ending::RolledBack, .. }) => {
@@ -494,8 +501,11 @@ pub(crate) async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'st
                     count += 1;
                     continue;
                 }
-                // It was killed before it had begun, and all was done.
-                Err(RunError::Ended { ending: Ending::Applied, .. }) if then == Then::Resume => {}
+                // It was killed before anything of it was on record: what was done stays.
+                Err(RunError::Ended { ending: Ending::Applied, .. })
+                    if then == Then::Resume
+                        && !began
+                        && history.ending == Some(Ending::Applied) => {}
                 Err(error) => return Err(format!("{what}: {error:?}")),
             }
             let wanted = if then == Then::RollBack { &base.start } else { &base.end };
@@ -506,22 +516,43 @@ pub(crate) async fn rollback_killed_at_each_call<S: Act<W>, W: Send + Sync + 'st
     Ok(count)
 }
 
-/// None of `secrets` is anywhere in the journal or the lock.
+/// None of `secrets` is anywhere in the journals and locks, neither while the plan runs
+/// nor after it. What is set aside beside them may well hold one.
 pub(crate) async fn no_secret_in_the_journal<S: Act<W>, W: Send + Sync + 'static>(
     build: &dyn Fn() -> Case<S, W>,
     secrets: &[&str],
 ) -> Found<()> {
+    let search = |case: &Case<S, W>, wanted: &str| {
+        let lines = case.net.snapshot(Path::new("/nothing"));
+        let kept = |line: &&String| {
+            ["journal", "lock"].iter().any(|part| line.contains(&format!("{OWN}/{part}/")))
+        };
+        let own: Vec<&String> = lines.iter().filter(kept).collect();
+        if !own.iter().any(|line| line.contains(wanted)) {
+            return Err(format!("there is no {wanted} to search: {own:?}"));
+        }
+        match secrets.iter().find(|secret| own.iter().any(|line| line.contains(**secret))) {
+            Some(_) => Err("a secret stands in the journal".to_owned()),
+            None => Ok(()),
+        }
+    };
+    let base = baseline(build).await?;
+    for part in 1..4 {
+        let case = build();
+        let call = case.net.calls() + base.calls * part / 4;
+        case.net.trouble_at(call, Trouble::Freeze, When::After);
+        let engine = case.plain();
+        tokio::select! {
+            biased;
+            done = engine.execute(&case.plan) => return Err(format!("it ended: {done:?}")),
+            () = case.net.frozen() => {}
+        }
+        search(&case, ".lock")?;
+        search(&case, "records")?;
+    }
     let case = build();
     case.plain().execute(&case.plan).await.map_err(|e| format!("{e:?}"))?;
-    let lines = case.net.snapshot(Path::new("/nothing"));
-    let own: Vec<&String> = lines.iter().filter(|line| line.contains(OWN)).collect();
-    if !own.iter().any(|line| line.contains("records")) {
-        return Err("there is no journal".into());
-    }
-    match secrets.iter().find(|secret| own.iter().any(|line| line.contains(**secret))) {
-        Some(_) => Err("a secret stands in the journal".into()),
-        None => Ok(()),
-    }
+    search(&case, "records")
 }
 
 /// Everything above. Returns the cases of each part.

@@ -30,7 +30,7 @@ needs_go() {
     *) false ;;
   esac
 }
-go=$(awk '$1 == "go" { print $2 }' "$root"/tests/servers/etcd-*/go.mod | sort -V | tail -n 1)
+go=$(awk '$1 == "go" { print $2 }' "$root"/tests/servers/*/go.mod | sort -V | tail -n 1)
 if needs_go; then
   if ! have go && [ "$purpose" != demo ]; then
     fail "the test servers are built with Go ${go%.0} or newer, and there is no go in PATH." \

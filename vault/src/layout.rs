@@ -149,6 +149,13 @@ name!(
     |text| Kind::new(text).is_ok()
 );
 
+impl ClusterName {
+    /// The folder of everything that belongs to the cluster, with a slash at its end.
+    pub fn folder(&self) -> String {
+        format!("{CLUSTERS}{self}/")
+    }
+}
+
 /// The id of a backup: a ULID, 26 characters of Crockford's base 32 in upper case.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BackupId(Ulid);

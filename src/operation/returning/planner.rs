@@ -44,6 +44,8 @@ pub struct Inputs {
     pub taken: DateTime<Utc>,
     /// The nodes that are returned.
     pub nodes: Vec<NodeInput>,
+    /// Other nodes of the cluster: they keep the journal and the lock, too.
+    pub keepers: Vec<Place>,
     /// The node with the leader of etcd, where it is known.
     pub leader: Option<Place>,
     /// Whether the present state is stored first.
@@ -285,11 +287,18 @@ struct Moves {
     start: Vec<Instance>,
 }
 
+impl Moves {
+    fn count(&self) -> usize {
+        self.stop.len() + self.start.len()
+    }
+}
+
 /// Plans the return.
 pub fn plan(inputs: &Inputs) -> Planned {
     let mut by_hand = Vec::new();
     let mut moves: BTreeMap<Service, Moves> = BTreeMap::new();
-    let (mut sets, mut enables, mut checks) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut sets, mut checks) = (Vec::new(), Vec::new());
+    let (mut disables, mut enables) = (Vec::new(), Vec::new());
     let mut count = 0;
     for input in &inputs.nodes {
         let (mut changes, mut hand) = changes(input);
@@ -303,7 +312,11 @@ pub fn plan(inputs: &Inputs) -> Planned {
         for service in [Service::ApiServer, Service::Etcd] {
             let touched = changes.iter().any(|change| concerns(service, input, &change.path));
             let moves = moves.entry(service).or_default();
+            let moved = moves.count();
             open.extend(move_service(service, input, touched, inputs.id, &mut changes, moves));
+            let (first, last) = at_boot(service, input, touched || moves.count() > moved);
+            disables.extend(first);
+            enables.extend(last);
         }
         let kubelet = |path: &Path| path.starts_with("/var/lib/kubelet");
         if changes.iter().any(|change| kubelet(&change.path)) {
@@ -314,7 +327,6 @@ pub fn plan(inputs: &Inputs) -> Planned {
         }
         let reload: BTreeSet<String> =
             changes.iter().filter_map(|change| unit_of(&change.path)).collect();
-        enables.extend(enabled(input));
         if !changes.is_empty() {
             sets.push(Step::SetFiles {
                 node: input.node.clone(),
@@ -346,7 +358,11 @@ pub fn plan(inputs: &Inputs) -> Planned {
             starts.insert(0, Step::Start { service, instances: moved.start });
         }
     }
-    let idle = sets.is_empty() && enables.is_empty() && starts.is_empty() && stops.is_empty();
+    let idle = sets.is_empty()
+        && disables.is_empty()
+        && enables.is_empty()
+        && starts.is_empty()
+        && stops.is_empty();
     if idle {
         return Planned { plan: None, by_hand };
     }
@@ -367,11 +383,12 @@ pub fn plan(inputs: &Inputs) -> Planned {
     if inputs.save {
         stage(1, vec![Step::SaveState { nodes: nodes.clone() }]);
     }
+    stage(AT_ONCE, disables);
     for stop in stops {
         stage(1, vec![stop]);
     }
     stage(AT_ONCE, sets);
-    stage(1, enables);
+    stage(AT_ONCE, enables);
     for start in starts {
         stage(1, vec![start]);
     }
@@ -383,7 +400,8 @@ pub fn plan(inputs: &Inputs) -> Planned {
         inputs.taken.format("%Y-%m-%d %H:%M UTC")
     );
     let (cluster, made) = (inputs.cluster.clone(), inputs.made);
-    let mut plan = Plan::new(inputs.id, cluster, "state return", title, made, nodes);
+    let keepers = nodes.into_iter().chain(inputs.keepers.iter().cloned());
+    let mut plan = Plan::new(inputs.id, cluster, "state return", title, made, keepers);
     plan = plan
         .fact("Lost", format!("nothing: {count} files differ, what stands there is set aside"))
         .fact("Kept", format!("in {}/{} on each node", crate::operation::step::ASIDE, inputs.id))
@@ -441,24 +459,36 @@ fn unit_moves(program: &Program, description: &Description) -> bool {
     description.units.get(name).is_some_and(|unit| unit.active == "activating")
 }
 
-/// Units of the services that start at boot and did not, or the other way round.
-fn enabled(input: &NodeInput) -> Vec<Step> {
-    let mut steps = Vec::new();
-    for service in [Service::Etcd, Service::ApiServer] {
-        let about = &input.state.description;
-        let Some(Program { runs: Runs::Unit { name }, .. }) = program(about, service) else {
-            continue;
+/// Whether units of a service start at boot: first not at all where the service is
+/// worked on, as a node that boots in the midst would start it on files that are half set;
+/// then as in the state.
+fn at_boot(service: Service, input: &NodeInput, moved: bool) -> (Vec<Step>, Vec<Step>) {
+    let unit = |about| match program(about, service) {
+        Some(Program { runs: Runs::Unit { name }, .. }) => Some(name.clone()),
+        _ => None,
+    };
+    let (was, is) = (&input.state.description, &input.now.description);
+    let own = unit(was);
+    let names: BTreeSet<String> = [own.clone(), unit(is)].into_iter().flatten().collect();
+    let (mut first, mut last) = (Vec::new(), Vec::new());
+    for unit in names {
+        let seen = |about: &Description| match about.units.get(&unit)?.enabled.as_str() {
+            "enabled" => Some(true),
+            "disabled" => Some(false),
+            // Static, masked and the like are nothing that `enable` changes.
+            _ => None,
         };
-        let seen = |about: &Description| about.units.get(name).map(|unit| unit.enabled.clone());
-        let (was, is) = (seen(about), seen(&input.now.description));
-        if let (Some("enabled" | "disabled"), Some("enabled" | "disabled")) =
-            (was.as_deref(), is.as_deref())
-            && was != is
-        {
-            let enabled = was.as_deref() == Some("enabled");
-            let (node, unit) = (input.node.clone(), name.clone());
-            steps.push(Step::Enable { node, unit, enabled });
+        let Some(now) = seen(is) else { continue };
+        // A unit that the state does not know is none of its.
+        let wanted = seen(was).unwrap_or(now && own.as_ref() == Some(&unit));
+        let step = |enabled| Step::Enable { node: input.node.clone(), unit: unit.clone(), enabled };
+        let held = now && (moved || !wanted);
+        if held {
+            first.push(step(false));
+        }
+        if wanted && (held || !now) {
+            last.push(step(true));
         }
     }
-    steps
+    (first, last)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use vault::layout::ClusterName;
-use vault::repository::Repository;
+use vault::repository::{Backup, Repository};
 
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::event::Events;
@@ -20,9 +20,6 @@ use crate::operation::state::{find, show};
 use crate::operation::step::Contents;
 use crate::plan::{Place, PlanId};
 
-/// The label that says for which plan a state was stored.
-const LABEL: &str = "plan";
-
 /// A repository with what a save needs.
 pub struct Vaulted {
     /// The vault.
@@ -31,14 +28,16 @@ pub struct Vaulted {
     pub nodes: BTreeMap<String, Arc<dyn Node>>,
     /// The cluster.
     pub cluster: ClusterName,
-    /// How members are reached, to be described.
+    /// Connects to the members, to be described.
+    pub connector: Connector,
+    /// How they are reached.
     pub connection: ConnectionSettings,
     /// What is stored of nodes.
     pub options: SaveOptions,
     /// Where events go.
     pub events: Events,
-    /// Indexes that were read.
-    pub indexes: tokio::sync::Mutex<BTreeMap<(String, String), Arc<NodeIndex>>>,
+    /// Backups and indexes of nodes that were read.
+    pub indexes: tokio::sync::Mutex<BTreeMap<(String, String), Arc<(Backup, NodeIndex)>>>,
 }
 
 impl Vaulted {
@@ -47,6 +46,7 @@ impl Vaulted {
         repository: Arc<Repository>,
         nodes: BTreeMap<String, Arc<dyn Node>>,
         cluster: &str,
+        connector: Connector,
         connection: ConnectionSettings,
         options: SaveOptions,
         events: Events,
@@ -54,7 +54,7 @@ impl Vaulted {
         let cluster = ClusterName::new(cluster)
             .map_err(|error| Failure::new(FailureKind::Error, error.to_string()))?;
         let indexes = tokio::sync::Mutex::default();
-        Ok(Self { repository, nodes, cluster, connection, options, events, indexes })
+        Ok(Self { repository, nodes, cluster, connector, connection, options, events, indexes })
     }
 }
 
@@ -69,35 +69,36 @@ impl Contents for Vaulted {
     async fn content(&self, backup: &str, node: &str, path: &str) -> Result<Vec<u8>, Failure> {
         let name = NodeName::new(node)
             .map_err(|error| Failure::new(FailureKind::Error, error.to_string()))?;
-        let found = find::find(&self.repository, None, backup).await?;
         let key = (backup.to_owned(), node.to_owned());
-        let index = {
+        let read = {
             let mut indexes = self.indexes.lock().await;
             match indexes.get(&key) {
-                Some(index) => index.clone(),
+                Some(read) => read.clone(),
                 None => {
+                    let found = find::find(&self.repository, None, backup).await?;
                     let index = find::index(&self.repository, &found.manifest, &name).await?;
-                    let index = Arc::new(index);
-                    indexes.insert(key, index.clone());
-                    index
+                    let read = Arc::new((found, index));
+                    indexes.insert(key, read.clone());
+                    read
                 }
             }
         };
-        show::content_of(&self.repository, &found.manifest, &name, &index, path).await
+        let (found, index) = &*read;
+        show::content_of(&self.repository, &found.manifest, &name, index, path).await
     }
 
     async fn save(&self, nodes: &[Place], plan: PlanId) -> Result<String, Failure> {
         let named = nodes.iter().filter_map(|place| self.nodes.get(place.as_str()).cloned());
         let named: Vec<Arc<dyn Node>> = named.collect();
-        let labels = BTreeMap::from([(LABEL.to_owned(), plan.to_string())]);
+        let labels = BTreeMap::from([(find::PLAN_LABEL.to_owned(), plan.to_string())]);
         let (repository, cluster) = (self.repository.clone(), self.cluster.clone());
-        let (connection, options) = (self.connection.clone(), self.options.clone());
+        let (connector, connection) = (self.connector.clone(), self.connection.clone());
+        let options = self.options.clone();
         let events = self.events.clone();
         // A save keeps to one thread; steps may move between threads.
         let runtime = tokio::runtime::Handle::current();
         let saving = tokio::task::spawn_blocking(move || {
             runtime.block_on(async {
-                let connector = Connector::new(&connection)?;
                 save(
                     &repository,
                     &named,
@@ -127,11 +128,10 @@ impl Contents for Vaulted {
 
     async fn saved(&self, plan: PlanId) -> Result<Option<String>, Failure> {
         let (all, _) = backups::all(&self.repository, Some(self.cluster.clone())).await?;
-        let plan = plan.to_string();
         let mut ours = all.iter().filter(|backup| {
             let content = super::super::state::describe::StateContent::of(&backup.manifest);
             let whole = content.ok().flatten().is_some_and(|content| content.missing.is_empty());
-            whole && backup.manifest.labels.get(LABEL) == Some(&plan)
+            whole && find::stored_by_plan(&backup.manifest) == Some(plan)
         });
         Ok(ours.next().map(|backup| backup.manifest.id.to_string()))
     }

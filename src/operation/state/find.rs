@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use vault::layout::ClusterName;
 use vault::manifest::{Manifest, ObjectRecord};
-use vault::repository::{Backup, Repository};
+use vault::repository::{Backup, Repository, Selector};
 
 use super::describe::StateContent;
 use super::index::{IndexError, NodeIndex};
@@ -13,6 +13,7 @@ use crate::node::NodeName;
 use crate::operation::failure::{Failure, FailureKind};
 use crate::operation::find::{self, CorruptManifest};
 use crate::operation::vaults::storage_failure;
+use crate::plan::PlanId;
 
 /// A row of `state list`.
 #[derive(Debug, Serialize)]
@@ -29,6 +30,8 @@ pub struct ListedState {
     pub nodes: Vec<String>,
     /// Nodes that were asked for and are not in it.
     pub missing: Vec<String>,
+    /// The plan that stored it before it changed the nodes.
+    pub plan: Option<PlanId>,
     /// What of the data is in it.
     pub data: DataHeld,
     /// Files, directories and links of all nodes.
@@ -110,6 +113,7 @@ fn row(manifest: &Manifest, ids: &[String]) -> ListedState {
         taken: manifest.started,
         nodes: nodes_of(manifest).iter().map(ToString::to_string).collect(),
         missing: content.missing.iter().map(|missing| missing.node.clone()).collect(),
+        plan: stored_by_plan(manifest),
         data: DataHeld::of(manifest),
         entries: sum(|node| node.entries),
         changed: sum(|node| node.changed),
@@ -121,14 +125,30 @@ fn row(manifest: &Manifest, ids: &[String]) -> ListedState {
     }
 }
 
-/// The backup with states that `text` names: the newest such one for `latest`.
+/// The label that says for which plan a state was stored.
+pub const PLAN_LABEL: &str = "plan";
+
+/// The plan that stored this state before it changed the nodes, if one did.
+pub fn stored_by_plan(manifest: &Manifest) -> Option<PlanId> {
+    manifest.labels.get(PLAN_LABEL)?.parse().ok()
+}
+
+/// The backup with states that `text` names. `latest` is the newest one that was saved
+/// on purpose: what a plan stored before it changed the nodes is named by its id, or else
+/// returning twice would bring back what was returned from.
 pub async fn find(
     repository: &Repository,
     cluster: Option<&ClusterName>,
     text: &str,
 ) -> Result<Backup, Failure> {
-    let found = find::find_where(repository, cluster, text, &holds_states).await;
-    let backup = found.map_err(|mut failure| {
+    let selector = find::selector(text)?;
+    let latest = selector == Selector::Latest;
+    let fits = |manifest: &Manifest| {
+        holds_states(manifest) && !(latest && stored_by_plan(manifest).is_some())
+    };
+    let found = repository.find_newest(cluster, &selector, &fits).await;
+    let backup = found.map_err(|error| {
+        let mut failure = storage_failure(format!("state {text:?} was not found"), error);
         if failure.kind == FailureKind::Usage {
             let shows = "etcdvault state list shows the states; etcdvault state save makes one";
             failure.hint = Some(shows.to_owned());

@@ -696,8 +696,11 @@ async fn place_of(
     let failure = |error: InvalidName| Failure::new(FailureKind::Error, what).because(error);
     if let Some(seen) = seen {
         let lineage = LineageName::new(seen.cluster_id.to_string()).map_err(failure)?;
-        let known = vaults::name_of_lineage(repository, &lineage).await?;
-        let cluster = match named.or(known) {
+        let known = match named {
+            Some(name) => Some(name),
+            None => vaults::name_of_lineage(repository, &lineage).await?,
+        };
+        let cluster = match known {
             Some(name) => name,
             None => {
                 let short: String = lineage.as_str().chars().take(8).collect();
@@ -707,11 +710,10 @@ async fn place_of(
         return Ok(Place { cluster, lineage });
     }
     let filter = vault::repository::Filter { cluster: named.clone(), ..Default::default() };
-    let names = repository
-        .names(&filter)
-        .await
-        .map_err(|error| storage_failure("the backups were not listed", error))?
-        .names;
+    let names = repository.names(&filter).await.map_err(|error| {
+        vaults::listing_failure(repository, named.as_ref(), "the backups were not listed", error)
+    })?;
+    let names = names.names;
     let newest = names.iter().max_by_key(|name| (name.taken, name.id));
     match (named, newest) {
         (Some(_), Some(newest)) => Ok(newest.place.clone()),

@@ -60,19 +60,25 @@ async fn states(
     for (state, instance) in join_all(looks).await.into_iter().zip(instances) {
         states.push((state?, instance));
     }
-    let opposite = if wanted == State::Runs { State::Stopped } else { State::Runs };
-    if states.iter().all(|(state, _)| *state == wanted) {
+    let is_done = |state: State, instance: &Instance| match (wanted, state) {
+        // What ended by itself before it was touched was not stopped.
+        (State::Stopped, State::Failed) => instance.healthy,
+        _ => state == wanted,
+    };
+    if states.iter().all(|(state, instance)| is_done(*state, instance)) {
         return Ok(done(true));
     }
     // One that came and went before is as far from stopped as one that runs.
-    let not_done = |(state, instance): &(State, &Instance)| {
-        *state == opposite || *state == State::Between && !instance.healthy
+    let not_done = |(state, instance): &(State, &Instance)| match (wanted, state) {
+        (State::Runs, State::Stopped | State::Failed) | (_, State::Runs) => *state != wanted,
+        (_, State::Failed | State::Between) => !instance.healthy,
+        (_, State::Stopped) => false,
     };
     if states.iter().all(not_done) {
         return Ok(Probe::NotDone);
     }
     let odd: Vec<&str> =
-        states.iter().filter(|(s, _)| *s != wanted).map(|(_, i)| i.node.as_str()).collect();
+        states.iter().filter(|(s, i)| !is_done(*s, i)).map(|(_, i)| i.node.as_str()).collect();
     Ok(Probe::Partly(format!("{} on {} is not so", service.name(), odd.join(", "))))
 }
 

@@ -250,10 +250,35 @@ async fn put_back(
     }
 }
 
-/// One change with stock commands; the archive of the state is unpacked beside.
+/// Where a person who types a plan keeps what is replaced, and unpacks the state.
+fn by_hand() -> String {
+    format!("{ASIDE}/by-hand")
+}
+
+/// What has to be at hand before [`shell`]: a place for what is replaced, and the files of
+/// the state.
+pub(super) fn shell_before(node: &Place, backup: &str, changes: &[Change]) -> Vec<Command> {
+    let on = |words: &[&str]| Command::new(Some(node), words.iter().copied());
+    let here = |words: &[&str]| Command::new(None, words.iter().copied());
+    let (place, tar) = (by_hand(), format!("node-{node}.tar"));
+    let mut commands = vec![on(&["mkdir", "-p", "-m", "0700", &place])];
+    if changes.iter().any(|change| matches!(change.after, What::File { .. })) {
+        let (object, there) = (format!("node-{node}"), format!("{place}/{tar}"));
+        let state = format!("{place}/state");
+        commands.extend([
+            here(&["etcdvault", "export", backup, "--object", &object, "-o", &tar]),
+            here(&["scp", &tar, &format!("{node}:{place}/")]),
+            on(&["mkdir", "-p", &state]),
+            on(&["tar", "--numeric-owner", "--xattrs", "-xpf", &there, "-C", &state]),
+        ]);
+    }
+    commands
+}
+
+/// One change with stock commands.
 pub(super) fn shell(node: &Place, number: usize, change: &Change) -> Vec<Command> {
     let path = change.path.display().to_string();
-    let aside = format!("{ASIDE}/by-hand/{number:04}");
+    let aside = format!("{}/{number:04}", by_hand());
     let command = |words: &[&str]| Command::new(Some(node), words.iter().copied());
     let mut commands = Vec::new();
     let keep = matches!(change.before, What::File { .. });
@@ -267,8 +292,8 @@ pub(super) fn shell(node: &Place, number: usize, change: &Change) -> Vec<Command
     };
     if let What::File { .. } = change.after {
         let stored = change.stored_as.as_ref().unwrap_or(&change.path).display().to_string();
-        let from = format!("{ASIDE}/by-hand/state{stored}");
-        commands.push(command(&["cp", "-T", "--remove-destination", &from, &path]));
+        let from = format!("{}/state{stored}", by_hand());
+        commands.push(command(&["cp", "-aT", "--remove-destination", &from, &path]));
     } else {
         commands.push(command(&["mkdir", &path]));
     }

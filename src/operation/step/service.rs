@@ -22,6 +22,8 @@ const RELOAD: Duration = Duration::from_secs(60);
 pub(super) enum State {
     Runs,
     Stopped,
+    /// It ended by itself, and systemd does not start it again.
+    Failed,
     Between,
 }
 
@@ -53,6 +55,7 @@ pub(super) async fn state(
             Ok(match found.as_ref().map(|unit| unit.active_state.as_str()) {
                 Some("active" | "reloading") => State::Runs,
                 Some("activating" | "deactivating") => State::Between,
+                Some("failed") => State::Failed,
                 _ => State::Stopped,
             })
         }
@@ -88,7 +91,13 @@ pub(super) async fn stop(
                 return Ok(());
             }
             context.waits(format!("{unit} on {} to stop", node.name()), STOP);
-            node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)
+            node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)?;
+            let found = node.unit(unit).await.map_err(failed)?;
+            // One that failed and one that was stopped are told apart on the way back.
+            if found.is_some_and(|unit| unit.active_state == "failed") {
+                node.unit_do(unit, UnitAction::ResetFailed, RELOAD).await.map_err(failed)?;
+            }
+            Ok(())
         }
         How::Pod { manifest, aside, ports } => {
             let pod = pod(service, manifest, aside, ports);
@@ -115,6 +124,10 @@ pub(super) async fn start(
             }
             if found.needs_reload {
                 reload(node).await?;
+            }
+            if found.sub_state == "auto-restart" {
+                // systemd waits to try once more; that is not this start.
+                node.unit_do(unit, UnitAction::Stop, STOP).await.map_err(failed)?;
             }
             if found.active_state == "failed" {
                 node.unit_do(unit, UnitAction::ResetFailed, RELOAD).await.map_err(failed)?;
@@ -164,8 +177,10 @@ pub(super) fn shell(instance: &Instance, stop: bool) -> Command {
     let node = Some(&instance.node);
     match &instance.how {
         How::Unit { unit } => {
-            let verb = if stop { "stop" } else { "start" };
-            Command::new(node, ["systemctl", verb, unit])
+            // A member is ready only beside others, which are typed after it.
+            let verb: &[&str] = if stop { &["stop"] } else { &["start", "--no-block"] };
+            let words = ["systemctl"].iter().chain(verb).copied().chain([unit.as_str()]);
+            Command::new(node, words)
         }
         How::Pod { manifest, aside, .. } => {
             let (from, to) = if stop { (manifest, aside) } else { (aside, manifest) };

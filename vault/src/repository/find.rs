@@ -75,13 +75,24 @@ pub enum Selector {
     Id(String),
 }
 
+/// What counts as the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Prefer {
+    /// What was compared with the cluster, before what nobody could compare.
+    Compared,
+    /// The newest, whatever its proof says.
+    Newest,
+}
+
 impl Repository {
-    /// Every cluster and lineage that has anything stored.
-    pub async fn places(&self) -> Result<Vec<Place>> {
+    /// Every lineage that has anything stored: of `cluster`, or of all. Credentials that
+    /// are good for one cluster may list no more than that one.
+    pub async fn places(&self, cluster: Option<&ClusterName>) -> Result<Vec<Place>> {
+        let folder = cluster.map_or_else(|| CLUSTERS.to_owned(), ClusterName::folder);
         let mut places = Vec::new();
-        let mut after = CLUSTERS.to_owned();
+        let mut after = folder.clone();
         loop {
-            let next = self.store.list(CLUSTERS, Some(&after)).next().await.transpose()?;
+            let next = self.store.list(&folder, Some(&after)).next().await.transpose()?;
             let Some(next) = next else { return Ok(places) };
             match Place::of(next.key.as_str()) {
                 Some(place) => {
@@ -96,10 +107,7 @@ impl Repository {
     /// The names of the manifests within `filter`, without reading them.
     pub async fn names(&self, filter: &Filter) -> Result<Names> {
         let mut found = Names::default();
-        for place in self.places().await? {
-            if filter.cluster.as_ref().is_some_and(|cluster| *cluster != place.cluster) {
-                continue;
-            }
+        for place in self.places(filter.cluster.as_ref()).await? {
             self.names_of(&place, filter, &mut found).await?;
         }
         found.names.sort();
@@ -194,12 +202,35 @@ impl Repository {
         selector: &Selector,
         fits: &(dyn Fn(&Manifest) -> bool + Sync),
     ) -> Result<Backup> {
+        self.find_by(cluster, selector, fits, Prefer::Compared).await
+    }
+
+    /// The same for content that no proof is about: the newest that `fits` takes, whatever
+    /// the backup's proof says.
+    pub async fn find_newest(
+        &self,
+        cluster: Option<&ClusterName>,
+        selector: &Selector,
+        fits: &(dyn Fn(&Manifest) -> bool + Sync),
+    ) -> Result<Backup> {
+        self.find_by(cluster, selector, fits, Prefer::Newest).await
+    }
+
+    async fn find_by(
+        &self,
+        cluster: Option<&ClusterName>,
+        selector: &Selector,
+        fits: &(dyn Fn(&Manifest) -> bool + Sync),
+        prefer: Prefer,
+    ) -> Result<Backup> {
         let filter = Filter { cluster: cluster.cloned(), ..Filter::default() };
         let names = self.names(&filter).await?;
         match selector {
             Selector::Id(prefix) => self.find_id(prefix, names).await,
-            Selector::Latest => self.find_latest(names, None, fits).await,
-            Selector::LatestBefore(time) => self.find_latest(names, Some(*time), fits).await,
+            Selector::Latest => self.find_latest(names, None, fits, prefer).await,
+            Selector::LatestBefore(time) => {
+                self.find_latest(names, Some(*time), fits, prefer).await
+            }
         }
     }
 
@@ -230,6 +261,7 @@ impl Repository {
         names: Names,
         until: Option<DateTime<Utc>>,
         fits: &(dyn Fn(&Manifest) -> bool + Sync),
+        prefer: Prefer,
     ) -> Result<Backup> {
         if let Some(corrupt) = names.corrupt.into_iter().next() {
             return Err(corrupt.error);
@@ -248,6 +280,9 @@ impl Repository {
             let Some(backup) = self.load_if_there(name).await? else { continue };
             if !fits(&backup.manifest) {
                 continue;
+            }
+            if prefer == Prefer::Newest {
+                return Ok(backup);
             }
             match backup.manifest.proof.state {
                 ProofState::Proven | ProofState::NotProven => return Ok(backup),

@@ -124,10 +124,12 @@ impl Repository {
         Ok((receipts, corrupt))
     }
 
-    /// Writes `lineage.json` if there is none, and returns the one that is there.
-    pub async fn ensure_lineage(&self, lineage: &Lineage) -> Result<Lineage> {
-        if let Some(there) = self.lineage(&lineage.place).await? {
-            return Ok(there);
+    /// Writes `lineage.json` unless there is one, and says whether it did. The one that
+    /// is there is not read: a backup reads nothing of what it stores.
+    pub async fn ensure_lineage(&self, lineage: &Lineage) -> Result<bool> {
+        let key = lineage.place.lineage();
+        if self.store.head(&key).await?.is_some() {
+            return Ok(false);
         }
         let file = LineageFile {
             format: FormatVersion::CURRENT,
@@ -138,14 +140,13 @@ impl Repository {
             body: lineage.body.clone(),
         };
         let bytes = encode("the lineage", &file)?;
-        match super::put(&*self.store, &lineage.place.lineage(), bytes.into()).await {
+        match super::put(&*self.store, &key, bytes.into()).await {
             // Another backup was faster.
-            Err(RepositoryError::Store(error)) if error.kind == ErrorKind::AlreadyExists => {}
-            other => other?,
+            Err(RepositoryError::Store(error)) if error.kind == ErrorKind::AlreadyExists => {
+                Ok(false)
+            }
+            other => other.map(|()| true),
         }
-        self.lineage(&lineage.place).await?.ok_or_else(|| {
-            RepositoryError::corrupt(lineage.place.lineage().as_str(), "it vanished")
-        })
     }
 
     /// The lineage of this place, if it has been written.

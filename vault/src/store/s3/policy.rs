@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use super::S3Config;
+use super::config::Endpoint;
 use crate::store::{InvalidKey, Key};
 
 /// Whose policy language it is.
@@ -13,6 +14,22 @@ pub enum Dialect {
     Aws,
     /// MinIO and others that refuse condition keys they do not know.
     Plain,
+}
+
+impl Dialect {
+    /// That of the store that `config` names: without an endpoint it is AWS.
+    pub fn of(config: &S3Config) -> Self {
+        let given = config.endpoint_url.as_deref().and_then(|url| Endpoint::parse(url).ok());
+        let is_aws = |host: &str| {
+            ["amazonaws.com", "amazonaws.com.cn"].iter().any(|domain| {
+                host.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+            })
+        };
+        match given {
+            Some(endpoint) if !is_aws(&endpoint.host) => Self::Plain,
+            _ => Self::Aws,
+        }
+    }
 }
 
 /// The policy for who backs up `cluster`: new objects under the cluster's folder,
@@ -152,6 +169,33 @@ mod tests {
         assert_eq!(shown, printed.map(|text| serde_json::from_str::<Value>(&text).unwrap()));
         for (option, _) in super::super::OPTIONS {
             assert!(guide.contains(&format!("| `{option}` |")), "{option} is not in the guide");
+        }
+    }
+
+    #[test]
+    fn only_aws_is_told_conditions_of_aws() {
+        let dialect = |url: &str| {
+            let mut config = config("s3://backups");
+            if !url.is_empty() {
+                config.set("endpoint-url", url).unwrap();
+            }
+            Dialect::of(&config)
+        };
+        for url in [
+            "",
+            "https://s3.eu-central-1.amazonaws.com",
+            "https://bucket.vpce-1a2b3c4d-5e6f.s3.us-east-1.vpce.amazonaws.com",
+            "https://s3.cn-north-1.amazonaws.com.cn",
+        ] {
+            assert_eq!(dialect(url), Dialect::Aws, "{url}");
+        }
+        for url in [
+            "https://minio.example:9000",
+            "http://127.0.0.1:9000",
+            "https://amazonaws.com.example",
+            "https://notamazonaws.com",
+        ] {
+            assert_eq!(dialect(url), Dialect::Plain, "{url}");
         }
     }
 

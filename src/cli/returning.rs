@@ -1,0 +1,264 @@
+//! `etcdvault state return`.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::args::{ConnectionArgs, KeyArgs, VaultArgs, WriteArgs};
+use super::exit_code::Exit;
+use super::human::printable;
+use super::journal::engine;
+use super::output::Output;
+use super::plan::{self, Halt};
+use super::settings::{
+    allows_unencrypted, connector, find_state, open_vault, reach, state_paths, write_options,
+};
+use super::ways::Typed;
+use crate::config::{Choice, Setup};
+use crate::event::Events;
+use crate::operation::returning::vaulted::Vaulted;
+use crate::operation::returning::{self, ReturnOptions};
+use crate::operation::state::nodes;
+use crate::operation::state::roots::Places;
+use crate::operation::state::save::{SaveOptions, check_encryption};
+use crate::operation::step::Contents;
+use crate::operation::vocabulary::{Connector, Node, Repository};
+use crate::operation::{Failure, FailureKind};
+use crate::types::ConnectionSettings;
+
+/// Set nodes up again as a state has them
+///
+/// Shows a plan first: services whose files differ are stopped, files are set with their
+/// owners and modes, what the state did not have is set aside, services are started and
+/// checked. The present state is stored before, and can be returned to in the same way.
+/// Data is never touched. A plan that was stopped or killed goes on with `resume`, and
+/// back with `rollback`, also from another machine.
+///
+/// latest is the newest state that was saved on purpose: those that plans store before
+/// they change nodes are named by their ids.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault state return latest --vault /srv/etcd-vault --identity-file identity.txt --dry-run\n  \
+    etcdvault state return 01JD2Y6Q --node k1 --yes")]
+pub(crate) struct StateReturnArgs {
+    /// An id or its start, latest, or a time (the newest before it)
+    #[arg(value_name = "STATE")]
+    state: String,
+    /// Only this node [default: all of the state]
+    #[arg(long = "node", value_name = "NAME")]
+    nodes: Vec<String>,
+    /// What is returned
+    #[arg(long, value_enum, default_value_t = Only::Config, value_name = "WHAT")]
+    only: Only,
+    /// Show the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the plan as stock commands and change nothing
+    #[arg(long)]
+    as_shell: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Do not store the present state first
+    #[arg(long)]
+    no_save: bool,
+    /// Set the files although members, addresses or versions are not those of the state
+    #[arg(long)]
+    force_topology: bool,
+    /// Take the cluster's lock from an owner that gives no sign of life for half a minute
+    #[arg(long)]
+    take_over_lock: bool,
+    /// A file or directory beside what is found, as `state save --path` took it
+    #[arg(long = "path", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Store private keys readable for everybody with access to the vault
+    #[arg(long)]
+    allow_unencrypted: bool,
+    /// Only this cluster [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    #[command(flatten)]
+    vault: VaultArgs,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(flatten)]
+    keys: KeyArgs,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+/// What of a state is returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Only {
+    /// Files of configuration
+    Config,
+    /// Data directories: refused, as this version cannot return them safely
+    Data,
+}
+
+/// What is looked at and stored of nodes.
+pub(crate) fn look_options(
+    choice: &Choice<'_>,
+    paths: &[PathBuf],
+    allow_unencrypted: bool,
+    write: &WriteArgs,
+    vault: &VaultArgs,
+) -> SaveOptions {
+    SaveOptions {
+        extra: state_paths(choice, paths),
+        places: Places::default(),
+        allow_unencrypted: allows_unencrypted(choice, allow_unencrypted),
+        data: false,
+        write: write_options(write, vault, choice),
+    }
+}
+
+/// The vault as steps need it.
+pub(crate) fn contents(
+    repository: Arc<Repository>,
+    nodes: &[Arc<dyn Node>],
+    cluster: &str,
+    connector: Connector,
+    connection: ConnectionSettings,
+    options: SaveOptions,
+    output: &Output,
+) -> Result<Arc<dyn Contents>, Failure> {
+    let named = nodes.iter().map(|node| (node.name().to_string(), node.clone())).collect();
+    let events = output.events();
+    let vaulted = Vaulted::new(repository, named, cluster, connector, connection, options, events)?;
+    Ok(Arc::new(vaulted))
+}
+
+/// The other nodes of the cluster: they keep the journal and the lock, too, so that two
+/// operations on different nodes of one cluster know of each other.
+async fn keepers(
+    choice: &Choice<'_>,
+    nodes: &[Arc<dyn Node>],
+    output: &Output,
+) -> Result<Vec<Arc<dyn Node>>, Failure> {
+    let of_cluster = choice.entry().map_or(&[][..], |(_, cluster)| &cluster.nodes);
+    let is_there = |name: &&String| nodes.iter().any(|node| node.name().as_str() == **name);
+    let others: Vec<String> = of_cluster.iter().filter(|name| !is_there(name)).cloned().collect();
+    if others.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut keepers = Vec::new();
+    for node in nodes::each(choice, &others).await? {
+        match node.facts().await {
+            Ok(_) => keepers.push(node),
+            Err(_) => output.complaint(&format!(
+                "warning: {} does not answer: it keeps neither the journal nor the lock",
+                node.name()
+            )),
+        }
+    }
+    Ok(keepers)
+}
+
+/// All that is known before anything is changed.
+struct Prepared {
+    repository: Repository,
+    /// Those that are returned, then those that only keep the journal and the lock.
+    nodes: Vec<Arc<dyn Node>>,
+    settings: ConnectionSettings,
+    connector: Connector,
+    look: SaveOptions,
+    planned: returning::planner::Planned,
+}
+
+async fn prepare(
+    args: &StateReturnArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Prepared, Failure> {
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let settings = reach(choice.connection(&args.connection.raw()).await?, output).await?;
+    let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
+    let backup = find_state(&repository, &choice, &args.state).await?;
+    let look = look_options(&choice, &args.paths, args.allow_unencrypted, &args.write, &args.vault);
+    if !args.no_save && !args.dry_run && !args.as_shell {
+        // Said now and not in the midst of the plan.
+        let what = "nothing was returned: the present state could not be stored";
+        check_encryption(&repository, look.allow_unencrypted, what, &Events::none())?;
+    }
+    let wanted = returning::wanted(&backup, &args.nodes)?;
+    let mut nodes = output.waiting("connecting", nodes::named(&choice, &wanted)).await?;
+    let connector = connector(&settings, &nodes, output).await?;
+    let mut keepers = output.waiting("connecting", keepers(&choice, &nodes, output)).await?;
+    let options = ReturnOptions {
+        save: !args.no_save,
+        force_topology: args.force_topology,
+        keepers: keepers.iter().map(|node| node.name().clone()).collect(),
+        look: look.clone(),
+    };
+    let planning =
+        returning::prepare(&repository, &backup, &nodes, &connector, &settings, &options);
+    let planned = output.waiting("looking", planning).await?;
+    nodes.append(&mut keepers);
+    Ok(Prepared { repository, nodes, settings, connector, look, planned })
+}
+
+pub(crate) async fn run(
+    args: Box<StateReturnArgs>,
+    typed: &Typed,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
+    if args.only == Only::Data {
+        return Err(Failure::new(
+            FailureKind::Error,
+            "nothing was returned: this version does not return data directories",
+        )
+        .state("everything is as it was")
+        .hint("a cluster's data is built from a snapshot: etcdvault restore data-dir"));
+    }
+    let halt = Halt::listen()?;
+    let prepared = halt.or(prepare(&args, output, setup)).await?;
+    let Prepared { repository, nodes, settings, connector, look, planned } = prepared;
+    let by_hand = planned.by_hand;
+    let Some(made) = planned.plan else {
+        let value = serde_json::json!({ "plan": null, "by_hand": by_hand });
+        output.result(&value, || {
+            let mut text = "no differences: there is nothing to do\n".to_owned();
+            for line in &by_hand {
+                let _ = writeln!(text, "  by hand: {}", printable(line));
+            }
+            text
+        });
+        return Ok(if by_hand.is_empty() { Exit::Ok } else { Exit::Partial });
+    };
+    if args.as_shell {
+        output.text(&plan::shell(&made));
+        return Ok(Exit::Ok);
+    }
+    if args.dry_run {
+        output.result(&made, || plan::shown(&made, output.width()));
+        return Ok(Exit::Ok);
+    }
+    let shown = plan::shown(&made, output.width());
+    if args.yes {
+        output.note(&shown);
+    } else {
+        // What is asked for is shown, however quiet it is to be.
+        output.complaint(&shown);
+        let cluster = made.cluster.clone();
+        // The answer is waited for on a thread, so that Ctrl-C is heard meanwhile.
+        let asking = tokio::task::spawn_blocking(move || plan::confirm(&cluster));
+        halt.or(async {
+            asking.await.map_err(|error| {
+                Failure::new(FailureKind::Error, "the plan was not confirmed").because(error)
+            })?
+        })
+        .await?;
+    }
+    let repository = Arc::new(repository);
+    let cluster = made.cluster.as_str();
+    let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
+    let owner = plan::owner(setup);
+    let engine = engine(&nodes, Some(contents), args.take_over_lock, owner, &halt, output)?;
+    let ran = halt.run(output, engine.execute(&made)).await;
+    let report = ran.map_err(|error| plan::not_begun(error, typed))?;
+    plan::ended(&report, &made, &by_hand, typed, &halt, output)
+}

@@ -1,0 +1,162 @@
+//! `state return` on real hosts: three members under systemd are saved, ruined, and
+//! brought back by the real program through SSH; and back again.
+
+#[path = "common/field.rs"]
+mod field;
+
+use field::{CLUSTER, Field, here, picture, pictures, printed, same};
+use harness::hosts::Host;
+use harness::hosts::etcd::{EtcdHosts, Kind};
+
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+/// What a state holds of these hosts, and whether the unit starts at boot.
+const ROOTS: [&str; 4] = [
+    "/etc/etcd",
+    "/etc/systemd/system/etcd.service",
+    "/etc/systemd/system/etcd.service.d",
+    "/etc/systemd/system/multi-user.target.wants",
+];
+const UNIT: &str = "/etc/systemd/system/etcd.service";
+const LIMITS: &str = "/etc/systemd/system/etcd.service.d/10-limits.conf";
+const STRAY: &str = "/etc/systemd/system/etcd.service.d/99-stray.conf";
+
+async fn replace(host: &Host, path: &str, from: &str, to: &str) {
+    let text = String::from_utf8(host.read(path).await.unwrap()).unwrap();
+    assert!(text.contains(from), "{text}");
+    host.write(path, text.replace(from, to).as_bytes()).await.unwrap();
+}
+
+/// n1 does not start any more and lacks a certificate, n2's key is everybody's, n3 has
+/// other settings and a drop-in too many.
+async fn ruin(hosts: &[Host]) {
+    let [n1, n2, n3] = hosts else { panic!("three hosts") };
+    n1.check(["rm", "/etc/etcd/pki/peer.crt"]).await.unwrap();
+    replace(n1, UNIT, "/usr/local/bin/etcd ", "/usr/local/bin/etcd --no-such-flag ").await;
+    n1.check(["systemctl", "daemon-reload"]).await.unwrap();
+    n1.run(["systemctl", "restart", "--no-block", "etcd.service"]).await.unwrap();
+    n2.check(["chmod", "0644", "/etc/etcd/pki/server.key"]).await.unwrap();
+    n2.check(["chown", "root:root", "/etc/etcd/pki/server.key"]).await.unwrap();
+    replace(n3, LIMITS, "4294967296", "8589934592").await;
+    n3.write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
+}
+
+async fn is_active(host: &Host) -> bool {
+    let said = host.run(["systemctl", "is-active", "etcd.service"]).await.unwrap();
+    said.stdout.starts_with(b"active")
+}
+
+/// row 10, row 23: files come back with content, owner and mode; what was too much is
+/// gone; the cluster lives with all that was written. The state before the return is a
+/// state like any other, and a plan that is done is taken back.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
+    let cluster = EtcdHosts::start(Kind::Unit, 3).await.unwrap();
+    let hosts = cluster.members();
+    let field = Field::of(cluster.hosts(), &NODES).await;
+    cluster.etcdctl(0, ["put", "before", "1"]).await.unwrap();
+    let state = field.save().await;
+    let good = pictures(hosts, &ROOTS).await;
+    let ran = field.run(&["state", "return", "latest", "--yes"]).await.expect(0);
+    assert!(ran.text().contains("there is nothing to do"), "{ran}");
+
+    ruin(hosts).await;
+    cluster.etcdctl(1, ["put", "meanwhile", "2"]).await.unwrap();
+    let ruined = pictures(hosts, &ROOTS).await;
+    let ran = field.run(&["state", "diff", "latest", "--exit-code"]).await.expect(3);
+    for line in [
+        "n1: /etc/etcd/pki/peer.crt: removed",
+        "n1: /etc/systemd/system/etcd.service: changed",
+        "n2: /etc/etcd/pki/server.key: owner, mode or attributes",
+        "n3: /etc/systemd/system/etcd.service.d/10-limits.conf: changed",
+        "n3: /etc/systemd/system/etcd.service.d/99-stray.conf: added",
+    ] {
+        assert!(ran.text().contains(line), "{line}: {ran}");
+    }
+
+    // Looking changes nothing, and nobody is there to be asked.
+    let back = ["state", "return", "latest"];
+    let ran = field.run(&[&back[..], &["--dry-run"]].concat()).await.expect(0);
+    for part in [CLUSTER, state.as_str(), "stop etcd", "start etcd", "set files", "UNDONE BY"] {
+        assert!(ran.text().contains(part), "{part}: {ran}");
+    }
+    let plan = field.run(&[&back[..], &["--dry-run", "--json"]].concat()).await.expect(0).json();
+    assert_eq!(plan["cluster"], CLUSTER);
+    assert!(plan["stages"].as_array().unwrap().len() >= 6, "{plan}");
+    let ran = field.run(&back).await.expect(2);
+    assert!(ran.stderr.contains("--yes"), "{ran}");
+    same("after looking", &ruined, &pictures(hosts, &ROOTS).await);
+    assert!(field.plans().await.is_empty());
+
+    let ran = field.run(&[&back[..], &["--yes", "--json"]].concat()).await.expect(0);
+    let done = ran.json();
+    assert_eq!(done["ending"], "applied", "{ran}");
+    let before = done["outputs"]["saved"].as_str().unwrap().to_owned();
+    let first = done["plan"].as_str().unwrap().to_owned();
+    assert!(done["verified"].as_array().unwrap().len() == 3, "{ran}");
+    same("returned", &good, &pictures(hosts, &ROOTS).await);
+    cluster.wait_healthy().await.unwrap();
+    let kept = cluster.etcdctl(0, ["get", "--prefix", ""]).await.unwrap();
+    assert_eq!(kept, "before\n1\nmeanwhile\n2\n");
+    // What the plan stored before is not what is meant by the latest.
+    let ran = field.run(&[&back[..], &["--dry-run"]].concat()).await.expect(0);
+    assert!(ran.text().contains("there is nothing to do"), "{ran}");
+    let listed = field.run(&["state", "list"]).await.expect(0);
+    assert!(listed.text().contains(&format!("(before plan {first})")), "{listed}");
+
+    // To the state before the return, which is the ruin; n1 did not run in it.
+    let ran = field.run(&["state", "return", &before, "--yes"]).await.expect(0);
+    assert!(ran.text().contains("is done"), "{ran}");
+    same("ruined again", &ruined, &pictures(hosts, &ROOTS).await);
+    assert!(!is_active(&hosts[0]).await && is_active(&hosts[2]).await);
+    cluster.etcdctl(1, ["put", "third", "3"]).await.unwrap();
+
+    // And that one is taken back, as a whole.
+    let second = field.plans().await[0].0.clone();
+    let command = printed(&ran.text(), "go back");
+    assert_eq!(command, ["rollback", second.as_str()]);
+    let shown = field.run(&["journal", "show", &second]).await.expect(0);
+    assert!(shown.text().contains("forward  by "), "{shown}");
+    field.run(&["rollback", &second]).await.expect(0);
+    same("taken back", &good, &pictures(hosts, &ROOTS).await);
+    cluster.wait_healthy().await.unwrap();
+    let kept = cluster.etcdctl(0, ["get", "--prefix", "--keys-only", ""]).await.unwrap();
+    assert_eq!(kept.split_whitespace().collect::<Vec<_>>(), ["before", "meanwhile", "third"]);
+    let endings: Vec<String> =
+        field.plans().await.iter().map(|(id, ending)| format!("{id} {ending}")).collect();
+    assert_eq!(endings, [format!("{second} \"rolled-back\""), format!("{first} \"applied\"")]);
+    // Twice is told, not done.
+    let ran = field.run(&["rollback", &second]).await.expect(1);
+    assert!(ran.stderr.contains("was rolled back"), "{ran}");
+
+    by_hand(&cluster, &field, &good[2]).await;
+}
+
+/// The plan as stock commands is typed where it says.
+async fn by_hand(cluster: &EtcdHosts, field: &Field, good: &[String]) {
+    let n3 = &cluster.members()[2];
+    n3.write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
+    replace(n3, LIMITS, "4294967296", "8589934592").await;
+    let args = ["state", "return", "latest", "--node", "n3", "--as-shell"];
+    let text = field.run(&args).await.expect(0).text();
+    let mut blocks: Vec<(&str, String)> = Vec::new();
+    for line in text.lines() {
+        match (line.strip_prefix("#    on "), blocks.last_mut()) {
+            (Some(place), _) => blocks.push((place.trim_end_matches(':'), String::new())),
+            (None, Some((_, script))) => script.extend([line, "\n"]),
+            (None, None) => {}
+        }
+    }
+    assert!(blocks.len() > 5, "{text}");
+    for (place, script) in blocks {
+        match place {
+            "n3" => drop(n3.check(["bash", "-euc", &script]).await.unwrap()),
+            "the operator's machine" => here(field, cluster.hosts(), &script).await,
+            other => panic!("{other:?} in {text}"),
+        }
+    }
+    let check = n3.run_with(["bash", "-n"], text.as_bytes()).await.unwrap();
+    assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
+    same("by hand", &[good.to_vec()], &[picture(n3, &ROOTS).await]);
+    cluster.wait_healthy().await.unwrap();
+}
