@@ -1,7 +1,7 @@
 //! What is found on simulated nodes that no host of the tests is.
 
-use etcdvault::node::NodeName;
-use etcdvault::node::sim::{SimNet, SimNode};
+use etcdvault::node::sim::{DEADLINE, SimNet, SimNode, Trouble, When};
+use etcdvault::node::{NodeErrorKind, NodeName};
 use etcdvault::observe::{Distribution, NodeObservation, Severity, observe};
 use etcdvault::operation::discover::access::Credential;
 use etcdvault::operation::discover::file::text;
@@ -36,6 +36,55 @@ async fn a_unit_and_its_environment_file_are_one_member() {
     assert_eq!(member.files.len(), 2);
     assert!(member.running.is_none());
     assert!(problems(&seen).is_empty(), "{seen:?}");
+}
+
+/// What does not depend on another answer is asked at the same time: where no call but
+/// the first one answers, a look waits a few times, not once for each. Slow calls are
+/// said, a node that is lost is given up.
+#[tokio::test(start_paused = true)]
+async fn a_look_asks_at_once_and_tells_slow_from_lost() {
+    let units = ["etcd", "etcd-events", "kube-apiserver", "kubelet", "flanneld"];
+    let fresh = || {
+        let node = machine();
+        for unit in units {
+            node.file(&format!("/etc/systemd/system/{unit}.service"), UNIT, 0, 0o644);
+        }
+        node
+    };
+    let first = |node: &SimNode, act: &str| {
+        let log = node.net().log();
+        log.iter().position(|call| call.contains(act)).unwrap_or_else(|| panic!("{log:?}")) + 1
+    };
+    let asked = fresh();
+    observe(&asked).await.unwrap();
+    let facts = first(&asked, "ask what it is") as u64;
+    let troubled = |trouble: Trouble| {
+        let node = fresh();
+        // Without the facts nothing is known of a node.
+        let others = (1..=500).filter(|call| *call != facts);
+        others.for_each(|call| node.net().trouble_at(call, trouble, When::Before));
+        node
+    };
+    let begun = tokio::time::Instant::now();
+    let seen = observe(&troubled(Trouble::Hang)).await.unwrap();
+    let waits = begun.elapsed().as_secs_f64() / DEADLINE.as_secs_f64();
+    assert!((1.0..6.5).contains(&waits), "{waits} waits");
+    let slow = seen.findings.iter().filter(|finding| finding.severity == Severity::Warning);
+    assert!(slow.clone().any(|finding| finding.what.contains("systemd could not be asked")));
+
+    // The same where units are known, and each is slow.
+    let node = fresh();
+    let calls = asked.net().log();
+    for (call, _) in calls.iter().enumerate().filter(|(_, act)| act.contains("ask for ")) {
+        node.net().trouble_at(call as u64 + 1, Trouble::Hang, When::Before);
+    }
+    let begun = tokio::time::Instant::now();
+    observe(&node).await.unwrap();
+    let waits = begun.elapsed().as_secs_f64() / DEADLINE.as_secs_f64();
+    assert!((1.0..1.5).contains(&waits), "{waits} waits for {} units", units.len());
+
+    let lost = observe(&troubled(Trouble::Fail(NodeErrorKind::Lost))).await;
+    assert_eq!(lost.unwrap_err().kind, NodeErrorKind::Lost);
 }
 
 #[tokio::test]

@@ -558,8 +558,17 @@ async fn the_commands_save_list_show_and_compare_this_machine() {
     let path = mine.to_str().unwrap();
     // Nobody answers and nobody says which cluster it is.
     cli.run(["state", "save", "--path", path]).await.unwrap().expect(2);
-    let save = ["state", "save", "--path", path, "--cluster", "test", "--json"];
-    let report = cli.run(save).await.unwrap().expect(0).json();
+    // Paths that cannot be meant are refused, one that is not there is said.
+    for wrong in ["mine", "/etc"] {
+        let ran = cli.run(["state", "save", "--cluster", "test", "--path", wrong]).await.unwrap();
+        assert!(ran.expect(2).stderr.contains("absolute paths"), "{wrong}");
+    }
+    let gone = format!("{path}/gone");
+    let save = ["state", "save", "--path", path, "--path", &gone, "--cluster", "test", "--json"];
+    let ran = cli.run(save).await.unwrap().expect(0);
+    assert!(ran.stderr.contains(&format!("{gone} is on none of these nodes")), "{ran}");
+    assert!(!ran.stderr.contains(&format!("{path} is on none")), "{ran}");
+    let report = ran.json();
     assert_eq!(report["lineage"], "unknown");
     let id = report["id"].as_str().unwrap();
     let listed = cli.run(["state", "list"]).await.unwrap().expect(0).text();

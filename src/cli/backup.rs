@@ -32,6 +32,12 @@ pub(crate) async fn run(
     let elsewhere = connection.elsewhere;
     let settings = interrupt.or("no backup was stored", reach(connection, output)).await??;
     let nodes = interrupt.or("no backup was stored", nodes_of(&args, &choice, elsewhere)).await??;
+    if let (Some(nodes), true) = (unmet(&args, &choice, elsewhere), nodes.is_empty()) {
+        output.complaint(&format!(
+            "warning: no state is stored: this machine is none of the cluster's nodes ({nodes}); \
+             [node.NAME] takes an address where its name is not this machine's"
+        ));
+    }
     let with = if nodes.is_empty() && !elsewhere {
         // Where no state is stored the nodes are only asked for their certificates.
         interrupt.or("no backup was stored", certificate_nodes(&settings, &choice)).await??
@@ -91,6 +97,14 @@ async fn nodes_of(
         true => nodes::each(choice, &[]).await,
         false => Ok(Vec::new()),
     }
+}
+
+/// The nodes of the configuration of which `--local-only` takes the one that is this
+/// machine.
+fn unmet(args: &BackupArgs, choice: &Choice<'_>, elsewhere: bool) -> Option<String> {
+    let local = args.local_only && !args.no_state && args.nodes.is_empty() && !elsewhere;
+    let (_, cluster) = choice.entry().filter(|_| local)?;
+    (!cluster.nodes.is_empty()).then(|| printable(&cluster.nodes.join(", ")))
 }
 
 /// The configured nodes, where certificates are needed and the settings name none.

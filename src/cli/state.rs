@@ -22,8 +22,9 @@ use crate::operation::state::diff::{Change, DiffReport, Drift, NodeDiff, Side, d
 use crate::operation::state::find::{self, DataHeld, StateList};
 use crate::operation::state::index::{File, Kind, NodeIndex};
 use crate::operation::state::roots::Places;
-use crate::operation::state::save::{SaveOptions, SaveReport, is_led, observe_cluster, save};
+use crate::operation::state::save::{SaveOptions, SaveReport, observe_cluster, save};
 use crate::operation::state::show::{self, ShownState};
+use crate::operation::state::stopped::is_led;
 use crate::operation::state::{nodes, parse_node};
 use crate::operation::vocabulary::{Reach, WriteOptions};
 use crate::operation::{Failure, FailureKind};

@@ -40,17 +40,16 @@ impl Distribution {
     /// Looks for the marks, for all at once.
     ///
     /// # Errors
-    /// The node does not answer.
+    /// The node is lost.
     pub async fn detect(node: &dyn Node, places: &Places) -> Result<Self, NodeError> {
         let paths = MARKS.map(|(path, _)| places.at(path));
         let found = join_all(paths.iter().map(|path| node.stat(path))).await;
         for (found, (_, distribution)) in found.into_iter().zip(MARKS) {
             match found {
                 Ok(Some(_)) => return Ok(distribution),
-                Ok(None) => {}
-                // What only root may see is there or not: another mark may tell.
-                Err(error) if error.kind == NodeErrorKind::Permission => {}
-                Err(error) => return Err(error),
+                Err(error) if error.kind == NodeErrorKind::Lost => return Err(error),
+                // What cannot be told of one mark another may tell.
+                Ok(None) | Err(_) => {}
             }
         }
         Ok(Self::None)

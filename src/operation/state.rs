@@ -10,6 +10,7 @@
 //! | [`index`] | the list of an archive's files with their digests |
 //! | [`nodes`] | which machines are meant |
 //! | [`save`] | nodes into the vault |
+//! | [`stopped`] | whether a cluster works, is stopped, or neither |
 //! | [`find`] | `state list`, and which backup holds states |
 //! | [`show`] | what is in a state; one file of it |
 //! | [`diff`] | two states, or a state and now |
@@ -33,6 +34,7 @@ pub mod nodes;
 pub mod roots;
 pub mod save;
 pub mod show;
+pub mod stopped;
 
 use vault::layout::{InvalidName, Role};
 use vault::manifest::Manifest;

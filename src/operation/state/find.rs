@@ -147,8 +147,14 @@ pub async fn find(
         holds_states(manifest) && !(latest && stored_by_plan(manifest).is_some())
     };
     let found = repository.find_newest(cluster, &selector, &fits).await;
-    let backup =
-        found.map_err(|error| storage_failure(format!("state {text:?} was not found"), error))?;
+    let backup = found.map_err(|error| {
+        let mut failure = storage_failure(format!("state {text:?} was not found"), error);
+        if failure.kind == FailureKind::Usage {
+            let shows = "etcdvault state list shows the states; etcdvault state save makes one";
+            failure.hint = Some(shows.to_owned());
+        }
+        failure
+    })?;
     if holds_states(&backup.manifest) {
         return Ok(backup);
     }

@@ -264,7 +264,7 @@ fn outermost(paths: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
 }
 
 /// Why `path` is not archived, if it is not.
-fn refusal(path: &Path, places: &Places) -> Option<&'static str> {
+pub(super) fn refusal(path: &Path, places: &Places) -> Option<&'static str> {
     let plain = path.components().enumerate().all(|(at, part)| match part {
         Component::RootDir => at == 0,
         Component::Normal(_) => at > 0,

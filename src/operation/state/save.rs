@@ -1,7 +1,7 @@
 //! States of nodes on their way into the vault: every node's tar stream passes once,
 //! with bounded memory and no temporary file, through the index and into an object.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,13 +21,13 @@ use super::describe::{ClusterSeen, MissingNode, NodeSummary, StateContent};
 use super::index::{self, Archive, NodeIndex};
 use super::links::followed;
 use super::look::{Looked, look};
-use super::roots::{Places, Roots};
+use super::roots::{Places, Roots, refusal};
+use super::stopped::{any_there, is_running, not_stopped, running_peer};
 use super::{Part, STATE_KIND};
-use crate::dialect::{host, port};
 use crate::etcd::cluster::{Reach, observe};
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::event::Events;
-use crate::node::{Node, NodeError, NodeErrorKind, NodeName, Piece, ProcessQuery, TreeSpec};
+use crate::node::{Node, NodeError, NodeErrorKind, NodeName, Piece, TreeSpec};
 use crate::observe::{NodeObservation, Severity};
 use crate::operation::failure::{Failure, FailureKind, chain};
 use crate::operation::interrupt::Interrupt;
@@ -37,8 +37,6 @@ use crate::operation::vaults::{self, storage_failure};
 const AT_ONCE: usize = 8;
 /// Chunks on their way to the index.
 const INDEX_QUEUE: usize = 4;
-/// A peer that runs accepts a connection within this.
-const PEER_TIMEOUT: Duration = Duration::from_secs(3);
 /// A node that sends nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(60);
 /// A copy of data directories may be so large, in bytes.
@@ -176,6 +174,8 @@ pub struct SavedNode {
     pub summary: NodeSummary,
     /// What was left out and what changed meanwhile, for people.
     pub notes: Vec<String>,
+    /// Paths of the settings that are not there.
+    pub absent: BTreeSet<PathBuf>,
 }
 
 /// States of several nodes in the vault.
@@ -288,7 +288,21 @@ pub async fn save_node(
             .filter(|(path, _)| options.extra.contains(path))
             .map(|(path, why)| format!("{} was left out: {why}", index::escaped(path))),
     );
-    Ok(SavedNode { objects, summary: summary(&index), notes })
+    if index.state.files.iter().all(|file| file.kind == index::Kind::Directory) {
+        notes.push("no file that configures etcd or Kubernetes was found".to_owned());
+    }
+    let absent = options.extra.iter().filter(|path| !holds(&index.state, path));
+    let absent = absent.cloned().collect();
+    Ok(SavedNode { objects, summary: summary(&index), notes, absent })
+}
+
+/// Whether `path` or anything in it is in an archive.
+fn holds(archive: &Archive, path: &Path) -> bool {
+    let path = index::escaped(path);
+    let path = path.trim_end_matches('/');
+    archive.files.iter().any(|file| {
+        file.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
 }
 
 fn summary(index: &NodeIndex) -> NodeSummary {
@@ -323,53 +337,6 @@ fn index_of(
 
 fn limits(stream: u64) -> Limits {
     Limits { stream, ..Limits::default() }
-}
-
-/// A peer of the node's member that answers, as `name at host:port`: then the cluster is
-/// not stopped, whatever nodes were named.
-async fn running_peer(
-    node: &dyn Node,
-    seen: &NodeObservation,
-) -> Result<Option<String>, NodeError> {
-    let mut peers: BTreeMap<String, String> = BTreeMap::new();
-    for etcd in &seen.etcd {
-        let own = etcd.settings.name().to_owned();
-        for (name, url) in etcd.settings.initial_cluster().iter().filter(|(name, _)| *name != own) {
-            if let Some(at) = host(url) {
-                let at = if at.contains(':') { format!("[{at}]") } else { at.to_owned() };
-                peers.insert(format!("{at}:{}", port(url).unwrap_or(2380)), name.to_owned());
-            }
-        }
-    }
-    if peers.is_empty() {
-        return Ok(None);
-    }
-    let tried = node.reach(peers.keys().cloned().collect(), PEER_TIMEOUT).await?;
-    let answers = tried.iter().find(|tried| tried.error.is_none());
-    let name = |at: &str| peers.get(at).map_or_else(String::new, |name| format!("{name} at "));
-    Ok(answers.map(|tried| format!("{}{}", name(&tried.address), tried.address)))
-}
-
-async fn any_there(node: &dyn Node, paths: &[PathBuf]) -> Result<bool, NodeError> {
-    for path in paths {
-        if node.stat(path).await?.is_some() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
-/// Whether anything of etcd runs, or holds one of the data directories.
-async fn is_running(node: &dyn Node, data: &TreeSpec) -> Result<bool, NodeError> {
-    if !node.processes(ProcessQuery::Program("etcd".to_owned())).await?.is_empty() {
-        return Ok(true);
-    }
-    for path in &data.roots {
-        if !node.processes(ProcessQuery::Holding(path.clone())).await?.is_empty() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 /// Streams trees of a node into an object.
@@ -551,6 +518,8 @@ pub async fn save_nodes(
     if options.data && !not_stopped(nodes).await.is_empty() {
         options.data = false;
     }
+    let mut absent: Option<BTreeSet<PathBuf>> = None;
+    let mut lost = Vec::new();
     let mut work = stream::iter(nodes)
         .map(|node| {
             let options = &options;
@@ -565,10 +534,14 @@ pub async fn save_nodes(
                 }
                 saved.objects.extend(node.objects);
                 saved.content.nodes.push(node.summary);
+                absent = Some(match absent {
+                    Some(others) => others.intersection(&node.absent).cloned().collect(),
+                    None => node.absent,
+                });
             }
             Err(error) => {
                 let why = error.told();
-                events.warn(format!("the state of {name} was not stored: {why}"));
+                lost.push(format!("the state of {name} was not stored: {why}"));
                 saved.content.missing.push(MissingNode {
                     node: name.to_string(),
                     why: vault::document::printable(&why),
@@ -582,21 +555,15 @@ pub async fn save_nodes(
             }
         }
     }
+    // Where nothing was stored the failure itself says why.
+    if !saved.content.nodes.is_empty() {
+        lost.into_iter().for_each(|line| events.warn(line));
+    }
+    for path in absent.into_iter().flatten() {
+        let path = index::escaped(&path);
+        events.warn(format!("{path} is on none of these nodes: look at --path and state-paths"));
+    }
     saved
-}
-
-/// Where etcd runs, or it cannot be told, a line for each of these nodes.
-pub async fn not_stopped(nodes: &[Arc<dyn Node>]) -> Vec<String> {
-    let looks = nodes.iter().map(|node| node.processes(ProcessQuery::Program("etcd".to_owned())));
-    let looks = futures_util::future::join_all(looks).await;
-    let told = nodes.iter().zip(looks).filter_map(|(node, found)| match found {
-        Ok(found) => {
-            let process = found.first()?;
-            Some(format!("{}: etcd runs as process {}", node.name(), process.pid))
-        }
-        Err(error) => Some(format!("{}: it cannot be told: {}", node.name(), error.why)),
-    });
-    told.collect()
 }
 
 /// What a save did.
@@ -629,13 +596,6 @@ pub async fn observe_cluster(
     ClusterSeen::of(&observe(connector, settings, Reach::AllMembers).await)
 }
 
-/// Whether a member that has a leader answers: one that lost its quorum may be behind
-/// what the others keep.
-pub async fn is_led(connector: &Connector, settings: &ConnectionSettings) -> bool {
-    let view = observe(connector, settings, Reach::AllMembers).await;
-    view.rows.iter().filter_map(|row| row.status()).any(|status| status.leader.is_some())
-}
-
 /// The lineage of states of a cluster that did not answer and has no backup yet.
 const UNKNOWN_LINEAGE: &str = "unknown";
 
@@ -659,6 +619,14 @@ pub async fn save(
     if nodes.is_empty() {
         return Err(Failure::new(FailureKind::Usage, format!("{what}: no node is named"))
             .hint("name nodes with --node, or in the configuration"));
+    }
+    for path in &options.extra {
+        if let Some(why) = refusal(path, &options.places) {
+            let shown = index::escaped(path);
+            let what = format!("{what}: {shown} cannot be stored: {why}");
+            return Err(Failure::new(FailureKind::Usage, what)
+                .hint("--path and state-paths take absolute paths of files and directories"));
+        }
     }
     let looking = async {
         tokio::join!(observe(connector, settings, Reach::AllMembers), vaults::sweep(repository))
@@ -693,13 +661,14 @@ pub async fn save(
     events.finished();
     let saved = saved?;
     if saved.content.nodes.is_empty() {
-        let mut failure = saved.storage.unwrap_or_else(|| {
-            Failure::new(FailureKind::Error, what)
-                .hint("are the nodes up, and is this user root there?")
+        let failure = saved.storage.unwrap_or_else(|| {
+            let mut failure = Failure::new(FailureKind::Error, what)
+                .hint("are the nodes up, and is this user root there?");
+            for missing in &saved.content.missing {
+                failure = failure.detail(format!("{}: {}", missing.node, missing.why));
+            }
+            failure
         });
-        for missing in &saved.content.missing {
-            failure = failure.detail(format!("{}: {}", missing.node, missing.why));
-        }
         return Err(
             failure.state(format!("vault {} lists nothing new", repository.store().location()))
         );
