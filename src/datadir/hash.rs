@@ -11,6 +11,7 @@
 //! v3.5.30`, `etcdutl/snapshot/v3_snapshot.go @ v3.5.30`.
 
 mod arena;
+mod branch;
 mod crc;
 mod file;
 mod keeper;
@@ -19,6 +20,7 @@ mod scan;
 mod stream;
 mod trailer;
 mod two_pass;
+mod varint;
 
 pub use scan::{BucketStats, HashError, Scan, ScanProblem};
 pub use stream::{ScanError, ScanOptions, StreamScan};

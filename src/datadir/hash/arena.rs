@@ -130,6 +130,22 @@ impl Arena {
         self.spilled
     }
 
+    /// Up to `length` bytes from `at` on, fewer where the segment ends before.
+    pub(super) fn read_up_to<'a>(
+        &'a self,
+        at: At,
+        length: usize,
+        scratch: &'a mut Vec<u8>,
+    ) -> io::Result<&'a [u8]> {
+        let have = match self.segments.get((at.0 >> 32) as usize) {
+            Some(Segment::Memory(bytes)) => bytes.len(),
+            Some(Segment::File { length, .. }) => *length,
+            None => 0,
+        };
+        let left = have.saturating_sub((at.0 & 0xFFFF_FFFF) as usize);
+        self.read(at, 0, length.min(left), scratch)
+    }
+
     /// Gives `length` bytes from `at` on to `read`; `scratch` holds them when
     /// they come from the file.
     pub(super) fn read<'a>(

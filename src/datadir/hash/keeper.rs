@@ -4,7 +4,8 @@ use std::hash::RandomState;
 use std::io;
 
 use super::arena::{Arena, At};
-use super::records::{self, HEAD, LeafFault, LeafHead, RECORD, Summary};
+use super::branch;
+use super::records::{self, LeafFault, LeafHead, MAX_HEAD, RECORD, Summary};
 use crate::bbolt::ReadError;
 use crate::bbolt::check::{Loaded, Pages};
 use crate::bbolt::page::{
@@ -41,6 +42,7 @@ const KIND: u32 = 62;
 const RECORDS: u64 = 0;
 const PAGE: u64 = 1;
 const UNKEPT: u64 = 2;
+const BRANCH: u64 = 3;
 
 /// The pages kept, by id.
 #[derive(Debug)]
@@ -49,6 +51,15 @@ pub(super) struct Keeper {
     index: Vec<Entry>,
     unkept: Vec<(PageId, Unkept)>,
     hasher: RandomState,
+}
+
+/// Appends with little room to spare: a vector that doubles can take twice of what it
+/// holds.
+pub(super) fn push<T>(to: &mut Vec<T>, item: T) {
+    if to.len() == to.capacity() {
+        to.reserve_exact((to.len() / 8).max(1024));
+    }
+    to.push(item);
 }
 
 /// How many reasons are kept; of further pages only that there was one.
@@ -78,7 +89,7 @@ impl Keeper {
         if self.unkept.len() < MAX_REASONS {
             self.unkept.push((page, why));
         }
-        self.index.push(Entry { page, what: UNKEPT << KIND });
+        push(&mut self.index, Entry { page, what: UNKEPT << KIND });
     }
 
     /// Takes a page with its overflow; the header has been looked at.
@@ -95,7 +106,8 @@ impl Keeper {
                     return Ok(());
                 }
             },
-            _ => match used(&page) {
+            flags => match used(&page) {
+                Some(used) if flags == FLAG_BRANCH => self.branch(id, &page, used)?,
                 Some(used) => (PAGE, self.raw(&bytes[..used])?),
                 None => {
                     self.skip(id, Unkept::Elements);
@@ -103,14 +115,14 @@ impl Keeper {
                 }
             },
         };
-        self.index.push(Entry { page: id, what: kind << KIND | at.to_bits() });
+        push(&mut self.index, Entry { page: id, what: kind << KIND | at.to_bits() });
         Ok(())
     }
 
     fn leaf(&mut self, page: &Page<'_>) -> io::Result<Result<(u64, At), Unkept>> {
         let mut summary = Summary::Other;
         let hasher = &self.hasher;
-        let capacity = HEAD + page.len() * RECORD;
+        let capacity = MAX_HEAD + page.len() * RECORD;
         let at =
             self.arena.append(capacity, |to| summary = records::summarize(hasher, page, to))?;
         Ok(match summary {
@@ -132,6 +144,26 @@ impl Keeper {
         })
     }
 
+    /// Keeps a branch, packed where that loses nothing.
+    fn branch(&mut self, id: PageId, page: &Page<'_>, used: usize) -> io::Result<(u64, At)> {
+        let mut packed = false;
+        let at = self.arena.append(4 + branch::max_size(page.len()), |to| {
+            let start = to.len();
+            to.extend_from_slice(&[0; 4]);
+            packed = branch::pack(id, page, used, to);
+            if packed {
+                let length = (to.len() - start - 4) as u32;
+                to[start..start + 4].copy_from_slice(&length.to_le_bytes());
+            } else {
+                to.truncate(start);
+            }
+        })?;
+        Ok(match packed {
+            true => (BRANCH, at),
+            false => (PAGE, self.raw(&page.bytes()[..used])?),
+        })
+    }
+
     /// Length first, then the bytes.
     fn raw(&mut self, bytes: &[u8]) -> io::Result<At> {
         self.arena.append(bytes.len() + 8, |to| {
@@ -142,8 +174,8 @@ impl Keeper {
 
     /// Sorts the index; pages are complete.
     pub(super) fn seal(&mut self) {
-        // Runs end after pages within them: nearly sorted.
-        self.index.sort_by_key(|entry| entry.page);
+        // Every page has one entry; sorting in place takes no memory.
+        self.index.sort_unstable_by_key(|entry| entry.page);
     }
 
     /// Frees the index, which only the walk needs.
@@ -152,20 +184,16 @@ impl Keeper {
         self.unkept = Vec::new();
     }
 
-    /// The head of a leaf of records.
-    pub(super) fn head(&self, at: At, scratch: &mut Vec<u8>) -> io::Result<LeafHead> {
-        let bytes = self.arena.read(at, 0, HEAD, scratch)?;
-        Ok(LeafHead::parse(bytes.try_into().map_err(|_| io::ErrorKind::UnexpectedEof)?))
-    }
-
-    /// The records of a leaf.
-    pub(super) fn records<'a>(
+    /// Head and records of a leaf of records.
+    pub(super) fn leaf_at<'a>(
         &'a self,
         at: At,
-        count: u32,
         scratch: &'a mut Vec<u8>,
-    ) -> io::Result<&'a [u8]> {
-        self.arena.read(at, HEAD, count as usize * RECORD, scratch)
+    ) -> io::Result<(LeafHead, &'a [u8])> {
+        let head = LeafHead::parse(self.arena.read_up_to(at, MAX_HEAD, scratch)?);
+        let (head, length) = head.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let records = self.arena.read(at, length, head.count as usize * RECORD, scratch)?;
+        Ok((head, records))
     }
 
     fn why(&self, page: PageId) -> ReadError {
@@ -204,15 +232,30 @@ impl Pages for &Keeper {
         let io = |source| ReadError::Io { page: id, source };
         match what >> KIND {
             RECORDS => {
-                let head = self.head(at, buffer).map_err(io)?;
+                let mut scratch = Vec::new();
+                let (head, bytes) = self.leaf_at(at, &mut scratch).map_err(io)?;
+                let [first, last] = records::edges(&head, bytes)
+                    .ok_or_else(|| io(io::ErrorKind::UnexpectedEof.into()))?
+                    .map(|key| key.to_bytes());
                 buffer.clear();
-                buffer.extend_from_slice(head.first());
-                buffer.extend_from_slice(head.last());
+                buffer.extend_from_slice(&first);
+                buffer.extend_from_slice(&last);
                 Ok(Loaded::Summary {
                     token: at.to_bits(),
                     overflow: head.overflow,
-                    split: head.first().len(),
+                    split: first.len(),
                 })
+            }
+            BRANCH => {
+                let mut scratch = Vec::new();
+                let length = self.arena.read(at, 0, 4, &mut scratch).map_err(io)?;
+                let length = length.try_into().map(u32::from_le_bytes);
+                let length = length.map_err(|_| io(io::ErrorKind::UnexpectedEof.into()))?;
+                let packed = self.arena.read(at, 4, length as usize, &mut scratch).map_err(io)?;
+                buffer.clear();
+                branch::unpack(id, packed, buffer)
+                    .ok_or_else(|| io(io::ErrorKind::UnexpectedEof.into()))?;
+                Ok(Loaded::Page)
             }
             PAGE => {
                 let mut scratch = Vec::new();

@@ -1,4 +1,5 @@
-//! What the scan keeps of a leaf of the bucket `key`: 24 bytes a record.
+//! What the scan keeps of a leaf of the bucket `key`: 24 bytes a record, and some
+//! five for the leaf.
 //!
 //! Of each record its main revision, whether it is a tombstone, a keyed hash
 //! of the user's key, its length, and the CRC-32C of everything from the
@@ -7,75 +8,54 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use super::crc;
+use super::{crc, varint};
 use crate::bbolt::page::{Page, PageError};
-use crate::datadir::schema::{KeyValue, REVISION_SIZE, RecordKey};
+use crate::datadir::schema::{KeyValue, RecordKey};
 
 /// Bytes of a record in the arena: main i64, key hash u64, CRC u32, and u32
 /// length with the tombstone in its top bit.
 pub(super) const RECORD: usize = 24;
 const TOMBSTONE: u32 = 1 << 31;
 
-/// Bytes before the records: count u32, overflow u32, length u64, first odd
-/// record u32, lengths of first and last key, then both keys.
-pub(super) const HEAD: usize = FIELD_LAST + KEY;
-const KEY: usize = REVISION_SIZE + 1;
-const FIELD_FIRST: usize = 24;
-const FIELD_LAST: usize = FIELD_FIRST + KEY;
+/// The most bytes before the records.
+pub(super) const MAX_HEAD: usize = 5 * varint::MAX_U32;
 
-/// The index that says that no record is odd.
-const NONE_ODD: u32 = u32::MAX;
-
-/// The head of a kept leaf.
+/// The head of a kept leaf: five numbers, as varints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LeafHead {
     /// Number of records, at least 1.
     pub(super) count: u32,
     /// Overflow pages of the leaf.
     pub(super) overflow: u32,
-    /// Bytes of all keys and values.
-    pub(super) length: u64,
     /// The first record whose value etcd cannot have written.
     pub(super) odd: Option<u32>,
-    first: [u8; KEY],
-    last: [u8; KEY],
-    first_length: u8,
-    last_length: u8,
+    /// Sub revision of the first record.
+    pub(super) first_sub: u32,
+    /// Sub revision of the last record.
+    pub(super) last_sub: u32,
 }
 
 impl LeafHead {
-    pub(super) fn first(&self) -> &[u8] {
-        &self.first[..usize::from(self.first_length).min(KEY)]
+    /// Reads the head at the start of `bytes`, and says how long it is.
+    pub(super) fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
+        let mut rest = bytes;
+        let mut next = || u32::try_from(varint::take(&mut rest)?).ok();
+        let head = Self {
+            count: next()?,
+            overflow: next()?,
+            odd: next()?.checked_sub(1),
+            first_sub: next()?,
+            last_sub: next()?,
+        };
+        Some((head, bytes.len() - rest.len()))
     }
 
-    pub(super) fn last(&self) -> &[u8] {
-        &self.last[..usize::from(self.last_length).min(KEY)]
-    }
-
-    pub(super) fn parse(bytes: &[u8; HEAD]) -> Self {
-        let u32_at = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("4"));
-        let key = |at: usize| bytes[at..at + KEY].try_into().expect("a key");
-        Self {
-            count: u32_at(0),
-            overflow: u32_at(4),
-            length: u64::from_le_bytes(bytes[8..16].try_into().expect("8")),
-            odd: Some(u32_at(16)).filter(|&odd| odd != NONE_ODD),
-            first_length: bytes[20],
-            last_length: bytes[21],
-            first: key(FIELD_FIRST),
-            last: key(FIELD_LAST),
+    fn write(&self, to: &mut Vec<u8>) {
+        // Indexes have 16 bits.
+        let odd = self.odd.map_or(0, |odd| odd + 1);
+        for number in [self.count, self.overflow, odd, self.first_sub, self.last_sub] {
+            varint::put(to, number.into());
         }
-    }
-
-    fn write(&self, to: &mut [u8]) {
-        to[..4].copy_from_slice(&self.count.to_le_bytes());
-        to[4..8].copy_from_slice(&self.overflow.to_le_bytes());
-        to[8..16].copy_from_slice(&self.length.to_le_bytes());
-        to[16..20].copy_from_slice(&self.odd.unwrap_or(NONE_ODD).to_le_bytes());
-        to[20] = self.first_length;
-        to[21] = self.last_length;
-        to[FIELD_FIRST..FIELD_LAST].copy_from_slice(&self.first);
-        to[FIELD_LAST..HEAD].copy_from_slice(&self.last);
     }
 }
 
@@ -113,6 +93,30 @@ impl Record {
         let mark = if self.tombstone { TOMBSTONE } else { 0 };
         to.extend_from_slice(&(self.length | mark).to_le_bytes());
     }
+}
+
+/// Bytes of all keys and values of a leaf.
+pub(super) fn length(bytes: &[u8]) -> u64 {
+    records(bytes).map(|record| u64::from(record.length)).sum()
+}
+
+/// The first and the last key of a leaf.
+pub(super) fn edges(head: &LeafHead, bytes: &[u8]) -> Option<[RecordKey; 2]> {
+    let key = |record: Record, sub: u32| RecordKey {
+        main: record.main,
+        sub: sub.into(),
+        tombstone: record.tombstone,
+    };
+    let mut records = records(bytes);
+    let first = records.next()?;
+    Some([key(first, head.first_sub), key(records.next_back().unwrap_or(first), head.last_sub)])
+}
+
+/// Main revisions of the first and last record.
+pub(super) fn mains(bytes: &[u8]) -> (i64, i64) {
+    let mut records = records(bytes);
+    let first = records.next().map_or(0, |record| record.main);
+    (first, records.next_back().map_or(first, |record| record.main))
 }
 
 /// The records of a leaf in the form that [`Record::parse`] reads.
@@ -168,16 +172,12 @@ fn append(hasher: &RandomState, page: &Page<'_>, to: &mut Vec<u8>) -> Summary {
         return Summary::Other;
     }
     let start = to.len();
-    to.resize(start + HEAD, 0);
     let mut head = LeafHead {
         count: page.header().count.into(),
         overflow: page.header().overflow,
-        length: 0,
         odd: None,
-        first: [0; KEY],
-        last: [0; KEY],
-        first_length: 0,
-        last_length: 0,
+        first_sub: 0,
+        last_sub: 0,
     };
     let mut crc = 0;
     let mut before: &[u8] = &[];
@@ -191,14 +191,16 @@ fn append(hasher: &RandomState, page: &Page<'_>, to: &mut Vec<u8>) -> Summary {
             Ok(key) if element.flags == 0 => key,
             _ => return Summary::Other,
         };
+        // A transaction has fewer changes; other keys may only look like revisions.
+        let Ok(sub) = u32::try_from(key.sub) else { return Summary::Other };
         if element.key <= before {
             return Summary::Bad(LeafFault::Order);
         }
         before = element.key;
         if index == 0 {
-            head.first[..element.key.len()].copy_from_slice(element.key);
-            head.first_length = element.key.len() as u8;
+            head.first_sub = sub;
         }
+        head.last_sub = sub;
         let (user_key, sound) = match KeyValue::decode(element.value) {
             Ok(kv) => (kv.key, is_sound(&key, &kv, element.value)),
             Err(_) => (&[][..], false),
@@ -213,7 +215,6 @@ fn append(hasher: &RandomState, page: &Page<'_>, to: &mut Vec<u8>) -> Summary {
         };
         let pair = page.offset_of(element.key);
         crc = crc32c::crc32c_append(crc, &page.bytes()[pair..pair + length as usize]);
-        head.length += u64::from(length);
         let record = Record {
             main: key.main,
             key: key_hash(hasher, user_key),
@@ -223,9 +224,11 @@ fn append(hasher: &RandomState, page: &Page<'_>, to: &mut Vec<u8>) -> Summary {
         };
         record.write(to);
     }
-    head.last[..before.len()].copy_from_slice(before);
-    head.last_length = before.len() as u8;
-    head.write(&mut to[start..start + HEAD]);
+    // What the head says is known only now, and it goes first.
+    let records = to.len();
+    head.write(to);
+    let length = to.len() - records;
+    to[start..].rotate_right(length);
     Summary::Records
 }
 

@@ -5,8 +5,8 @@ use std::io;
 
 use super::arena::At;
 use super::crc;
-use super::keeper::Keeper;
-use super::records::{self, LeafHead};
+use super::keeper::{Keeper, push};
+use super::records;
 use super::trailer::Digests;
 use crate::bbolt::bucket::BucketHeader;
 use crate::bbolt::check::{Checker, Leaf, Problem};
@@ -94,14 +94,6 @@ pub struct BucketStats {
     pub pages: u64,
 }
 
-/// A live leaf of the bucket `key`.
-#[derive(Debug, Clone, Copy)]
-struct LiveLeaf {
-    at: At,
-    /// Number of live records before this leaf.
-    before: u64,
-}
-
 /// The result of a [`StreamScan`](super::StreamScan).
 #[derive(Debug)]
 #[non_exhaustive]
@@ -145,7 +137,8 @@ pub struct Scan {
     /// How many problems there are.
     pub problem_count: u64,
     keeper: Keeper,
-    leaves: Vec<LiveLeaf>,
+    /// The live leaves of the bucket `key`, in their order.
+    leaves: Vec<At>,
     newest: Newest,
 }
 
@@ -397,22 +390,24 @@ impl Scan {
         };
         let mut hash = crc32c::crc32c(bucket::KEY);
         let mut scratch = Vec::new();
-        for leaf in &self.leaves {
-            let head = self.keeper.head(leaf.at, &mut scratch)?;
-            let (first, last) = mains(&head);
+        let mut before = 0;
+        for &leaf in &self.leaves {
+            let (head, bytes) = self.keeper.leaf_at(leaf, &mut scratch)?;
+            let start = before;
+            before += u64::from(head.count);
+            let (first, last) = records::mains(bytes);
             if first > bound {
                 break;
             }
-            let bytes = self.keeper.records(leaf.at, head.count, &mut scratch)?;
             let count = head.count as usize;
             if last <= bound && first > compact {
-                let (part, length) = (records::run_crc(bytes, count), head.length);
+                let (part, length) = (records::run_crc(bytes, count), records::length(bytes));
                 hash = crc::join(hash, part, length);
                 continue;
             }
             let mut from = None;
             for (index, record) in records::records(bytes).enumerate() {
-                let kept = || newest.get(leaf.before + index as u64) && !superseded(record.key);
+                let kept = || newest.get(start + index as u64) && !superseded(record.key);
                 let counts = record.main <= bound
                     && !(record.main <= compact && dropped(record.main, record.tombstone, kept()));
                 match (counts, from) {
@@ -448,13 +443,15 @@ impl Scan {
         superseded: &dyn Fn(u64) -> bool,
     ) -> io::Result<bool> {
         let mut scratch = Vec::new();
-        for leaf in &self.leaves {
-            let head = self.keeper.head(leaf.at, &mut scratch)?;
-            let bytes = self.keeper.records(leaf.at, head.count, &mut scratch)?;
+        let mut before = 0;
+        for &leaf in &self.leaves {
+            let (head, bytes) = self.keeper.leaf_at(leaf, &mut scratch)?;
+            let start = before;
+            before += u64::from(head.count);
             for (index, record) in records::records(bytes).enumerate() {
                 if record.main <= bound
                     && !record.tombstone
-                    && newest.get(leaf.before + index as u64)
+                    && newest.get(start + index as u64)
                     && !superseded(record.key)
                 {
                     return Ok(true);
@@ -474,13 +471,13 @@ impl Scan {
         let mut scratch = Vec::new();
         for pass in 0..passes {
             table.clear();
-            for leaf in self.leaves.iter().rev() {
-                let head = self.keeper.head(leaf.at, &mut scratch)?;
-                if mains(&head).0 > bound {
+            let mut index = self.records;
+            for &leaf in self.leaves.iter().rev() {
+                let (head, bytes) = self.keeper.leaf_at(leaf, &mut scratch)?;
+                if records::mains(bytes).0 > bound {
+                    index -= u64::from(head.count);
                     continue;
                 }
-                let bytes = self.keeper.records(leaf.at, head.count, &mut scratch)?;
-                let mut index = leaf.before + u64::from(head.count);
                 for record in records::records(bytes).rev() {
                     index -= 1;
                     let turn = (u128::from(record.key) * u128::from(passes)) >> 64;
@@ -500,12 +497,6 @@ struct Appended<'a> {
     key: RecordKey,
     value: &'a [u8],
     hash: u64,
-}
-
-/// Main revisions of the first and last record.
-fn mains(head: &LeafHead) -> (i64, i64) {
-    let main = |key: &[u8]| RecordKey::parse(key).map_or(0, |key| key.main);
-    (main(head.first()), main(head.last()))
 }
 
 /// One bit for each live record: the newest of its key.
@@ -535,9 +526,10 @@ struct KeyTable {
 }
 
 impl KeyTable {
+    /// With room for `expected` hashes, three quarters full by then.
     fn new(expected: u64) -> Self {
         let slots = (expected as usize).saturating_mul(4) / 3 + 16;
-        Self { slots: vec![0; slots.next_power_of_two()], used: 0 }
+        Self { slots: vec![0; slots], used: 0 }
     }
 
     fn clear(&mut self) {
@@ -557,13 +549,15 @@ impl KeyTable {
                 self.insert(key);
             });
         }
-        let mask = self.slots.len() - 1;
-        let mut at = key as usize & mask;
+        // By the lower half: the upper one has chosen the pass.
+        let spread = u128::from(key.rotate_left(32)) * self.slots.len() as u128;
+        let mut at = (spread >> 64) as usize;
         loop {
             match self.slots[at] {
                 0 => break,
                 there if there == key => return false,
-                _ => at = (at + 1) & mask,
+                _ if at + 1 < self.slots.len() => at += 1,
+                _ => at = 0,
             }
         }
         self.slots[at] = key;
@@ -581,7 +575,7 @@ struct Walk {
     bytes: u64,
     tombstones: u64,
     last_record: Option<i64>,
-    leaves: Vec<LiveLeaf>,
+    leaves: Vec<At>,
     content: Content,
     nested: Vec<PageId>,
     problems: Vec<ScanProblem>,
@@ -624,13 +618,13 @@ impl Walk {
     /// chance, and its entries are counted.
     fn records(&mut self, keeper: &Keeper, page: PageId, at: At) -> io::Result<()> {
         let mut scratch = std::mem::take(&mut self.scratch);
-        let head = keeper.head(at, &mut scratch)?;
-        let bytes = keeper.records(at, head.count, &mut scratch)?;
-        self.crc = crc::join(self.crc, records::run_crc(bytes, head.count as usize), head.length);
+        let (head, bytes) = keeper.leaf_at(at, &mut scratch)?;
+        let length = records::length(bytes);
+        self.crc = crc::join(self.crc, records::run_crc(bytes, head.count as usize), length);
         if self.is_key {
-            self.leaves.push(LiveLeaf { at, before: self.entries });
+            push(&mut self.leaves, at);
             self.tombstones += records::records(bytes).filter(|r| r.tombstone).count() as u64;
-            self.last_record = Some(mains(&head).1);
+            self.last_record = Some(records::mains(bytes).1);
             if let Some(index) = head.odd {
                 self.problem(ScanProblem::Record { page, index });
             }
@@ -638,14 +632,17 @@ impl Walk {
             self.content.count(&self.name, head.count.into());
         }
         self.entries += u64::from(head.count);
-        self.bytes += head.length;
+        self.bytes += length;
         self.scratch = scratch;
         Ok(())
     }
 
     fn page(&mut self, id: PageId, page: &Page<'_>) {
         if self.is_key && !page.is_empty() {
-            self.problem(ScanProblem::NotRecords { page: id });
+            self.problem(match unfit(page) {
+                Some(index) => ScanProblem::Record { page: id, index },
+                None => ScanProblem::NotRecords { page: id },
+            });
         }
         for index in 0..page.len() {
             let Ok(element) = page.leaf(index) else { continue };
@@ -666,6 +663,19 @@ impl Walk {
         }
         self.nested.extend(nested_roots(page));
     }
+}
+
+/// Of a leaf whose keys are all revisions: the first that no transaction can have.
+fn unfit(page: &Page<'_>) -> Option<u32> {
+    let mut unfit = None;
+    for index in 0..page.len() {
+        let element = page.leaf(index).ok().filter(|element| element.flags == 0)?;
+        let key = RecordKey::parse(element.key).ok()?;
+        if u32::try_from(key.sub).is_err() {
+            unfit = unfit.or(u32::try_from(index).ok());
+        }
+    }
+    unfit
 }
 
 /// Roots of the buckets of a leaf that have pages of their own.
