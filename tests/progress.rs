@@ -18,7 +18,7 @@ use common::{fill, new_vault, program};
 async fn on_a_terminal(vault: &Path, endpoint: &str, args: &str) -> String {
     let binary = env!("CARGO_BIN_EXE_etcdvault");
     // util-linux's `script` is a terminal.
-    let line = format!("stty cols 120; exec '{binary}' {args}");
+    let line = format!("stty rows 24 cols 120; exec '{binary}' {args}");
     let output = tokio::process::Command::new("script")
         .args(["-qec", &line, "/dev/null"])
         .env_clear()
