@@ -81,7 +81,6 @@ fn a_record_takes_at_most_48_bytes() {
 
         let free = scanned(&path, false);
         assert_eq!(free.spilled, 0, "{name}");
-        println!("{name}: {records} records, {each:.1} a leaf: {free:?}");
         assert!(free.records > 1000 && records >= free.records, "{name}: {free:?} of {records}");
         assert!(free.bytes > records * RECORD, "{name}: {free:?}: nothing was measured");
         assert!(
@@ -91,7 +90,6 @@ fn a_record_takes_at_most_48_bytes() {
         );
 
         let spilled = scanned(&path, true);
-        println!("{name}, spilled: {spilled:?}");
         if records * RECORD > LIMIT {
             assert!(spilled.spilled > 0, "{name}: {spilled:?}");
         }
