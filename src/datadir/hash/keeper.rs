@@ -55,12 +55,15 @@ pub(super) struct Keeper {
 
 /// Appends with little room to spare: a vector that doubles can take twice of what it
 /// holds.
-pub(super) fn push<T>(to: &mut Vec<T>, item: T) {
+fn push<T>(to: &mut Vec<T>, item: T) {
     if to.len() == to.capacity() {
         to.reserve_exact((to.len() / 8).max(1024));
     }
     to.push(item);
 }
+
+/// Entries that are made room for before they come; more make room as they do.
+const MAX_EXPECTED: u64 = 1 << 20;
 
 /// How many reasons are kept; of further pages only that there was one.
 const MAX_REASONS: usize = 10_000;
@@ -68,6 +71,17 @@ const MAX_REASONS: usize = 10_000;
 impl Keeper {
     pub(super) fn new(arena: Arena) -> Self {
         Self { arena, index: Vec::new(), unkept: Vec::new(), hasher: RandomState::new() }
+    }
+
+    /// Makes room for the entries of so many pages at once, within reason: a file may
+    /// say what it likes. Memory is taken as they come.
+    pub(super) fn expect(&mut self, pages: u64) {
+        self.index.reserve_exact(pages.min(MAX_EXPECTED) as usize);
+    }
+
+    /// How many leaves of records are kept.
+    pub(super) fn leaves(&self) -> usize {
+        self.index.iter().filter(|entry| entry.what >> KIND == RECORDS).count()
     }
 
     /// The hash under which records of this user key are kept.

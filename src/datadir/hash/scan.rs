@@ -5,7 +5,7 @@ use std::io;
 
 use super::arena::At;
 use super::crc;
-use super::keeper::{Keeper, push};
+use super::keeper::Keeper;
 use super::records;
 use super::trailer::Digests;
 use crate::bbolt::bucket::BucketHeader;
@@ -262,6 +262,9 @@ impl Scan {
         let pages = checker.used_pages();
         let content = std::mem::take(&mut self.content);
         let mut walk = Walk::new(name, self.status_hash, content);
+        if walk.is_key {
+            walk.leaves.reserve_exact(self.keeper.leaves());
+        }
         match &inline {
             Some(bytes) => {
                 // Checked with the leaf that holds it; a damaged one is a
@@ -526,9 +529,9 @@ struct KeyTable {
 }
 
 impl KeyTable {
-    /// With room for `expected` hashes, three quarters full by then.
+    /// With room for `expected` hashes, four fifths full by then.
     fn new(expected: u64) -> Self {
-        let slots = (expected as usize).saturating_mul(4) / 3 + 16;
+        let slots = (expected as usize).saturating_mul(5) / 4 + 16;
         Self { slots: vec![0; slots], used: 0 }
     }
 
@@ -622,7 +625,7 @@ impl Walk {
         let length = records::length(bytes);
         self.crc = crc::join(self.crc, records::run_crc(bytes, head.count as usize), length);
         if self.is_key {
-            push(&mut self.leaves, at);
+            self.leaves.push(at);
             self.tombstones += records::records(bytes).filter(|r| r.tombstone).count() as u64;
             self.last_record = Some(records::mains(bytes).1);
             if let Some(index) = head.odd {

@@ -205,6 +205,7 @@ impl StreamScan {
         // An impossible high-water mark is told at the end.
         let end = meta.size().unwrap_or(0);
         self.next = 2 * page_size;
+        self.keeper.expect(end / page_size);
         self.layout = Some(Layout { metas, meta, page_size, end });
     }
 
