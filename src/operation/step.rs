@@ -517,7 +517,7 @@ impl plan::Step for Step {
             Self::Start { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
             }
-            Self::SetFiles { node, backup, changes, reload } => {
+            Self::SetFiles { node, backup, changes, reload, .. } => {
                 commands.extend(file::shell_before(node, backup, changes));
                 for (number, change) in changes.iter().enumerate() {
                     commands.extend(file::shell(node, number, change));
