@@ -567,6 +567,25 @@ async fn pods_cut_off_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn units_powered_off_at_each_call() {
+    troubled(units, Trouble::PowerOff).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn units_and_kinds_late_at_each_call() {
+    for build in [units, kinds] {
+        troubled(build, Trouble::Hang).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_and_a_kubelet_powered_off_at_each_call() {
+    for build in [pods, kubelet] {
+        troubled(build, Trouble::PowerOff).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn kinds_killed_at_each_call() {
     troubled(kinds, Trouble::Freeze).await;
 }

@@ -561,7 +561,9 @@ pub(crate) async fn everything<S: Act<W>, W: Send + Sync + 'static>(
 ) -> Found<Vec<(String, u64)>> {
     let mut counts = vec![("each step twice".to_owned(), each_step_twice(build).await?)];
     for then in [Then::Resume, Then::RollBack] {
-        for trouble in [Trouble::Fail(NodeErrorKind::Other), Trouble::Cut, Trouble::Freeze] {
+        let fail = Trouble::Fail(NodeErrorKind::Other);
+        let all = [fail, Trouble::Cut, Trouble::Freeze, Trouble::Hang, Trouble::PowerOff];
+        for trouble in all {
             let count = trouble_at_each_call(build, trouble, then).await?;
             counts.push((format!("{trouble:?} at each call, {then:?}"), count));
         }

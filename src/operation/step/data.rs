@@ -417,6 +417,8 @@ pub(super) async fn unswap(
         match state {
             Swapped::No => {}
             Swapped::Between => node.rename(&part.before, &part.place).await.map_err(failed)?,
+            // What was built was not used: whatever stands there is none of the plan's.
+            _ if stands(node, &part.new).await? && !stands(node, &part.before).await? => {}
             _ => return Err(odd(node, &part)),
         }
     }
