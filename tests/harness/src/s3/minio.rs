@@ -67,13 +67,14 @@ impl Minio {
             data.into(),
         ];
         let environment = [
-            ("MINIO_ROOT_USER", USER),
-            ("MINIO_ROOT_PASSWORD", PASSWORD),
-            ("MINIO_BROWSER", "off"),
-            ("MINIO_UPDATE", "off"),
-            ("HOME", "/nonexistent"),
+            ("MINIO_ROOT_USER", OsString::from(USER)),
+            ("MINIO_ROOT_PASSWORD", PASSWORD.into()),
+            ("MINIO_BROWSER", "off".into()),
+            ("MINIO_UPDATE", "off".into()),
+            // It keeps a directory of its own there.
+            ("HOME", scratch.path().into()),
         ];
-        let environment = environment.map(|(key, value)| (key.into(), value.into()));
+        let environment = environment.map(|(key, value)| (key.into(), value));
         let log = scratch.path().join("log");
         let mut process = Process::start(&program, args, &environment, &log)?;
         let access = Access {
