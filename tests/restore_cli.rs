@@ -99,12 +99,8 @@ async fn a_restore_into_a_directory_that_another_one_builds_is_refused() {
     // The first one waits for the rest of its snapshot.
     let stream = ["restore", "data-dir", "-", "--data-dir", text(&target)];
     let mut first = cli.command(stream);
-    let mut first = first
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut first =
+        first.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let bytes = std::fs::read(&exported).unwrap();
     let mut pipe = first.stdin.take().unwrap();
     tokio::io::AsyncWriteExt::write_all(&mut pipe, &bytes[..bytes.len() / 2]).await.unwrap();

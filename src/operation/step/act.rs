@@ -113,8 +113,15 @@ async fn enable(node: &dyn Node, unit: &str, enabled: bool) -> Result<(), StepEr
     node.unit_do(unit, action, ENABLE).await.map_err(failed)
 }
 
+/// The first failure, with what else failed at the same time.
 fn first_error(results: Vec<Result<(), StepError>>) -> Result<(), StepError> {
-    results.into_iter().collect()
+    let mut errors = results.into_iter().filter_map(Result::err);
+    let Some(mut first) = errors.next() else { return Ok(()) };
+    for other in errors {
+        first.details.push(other.why);
+        first.details.extend(other.details);
+    }
+    Err(first)
 }
 
 #[async_trait]
