@@ -29,7 +29,7 @@ async fn row_10_row_23_a_control_plane_is_returned() {
     host.write_as(ETCD, &manifest, "root", 0o644).await.unwrap();
     let pki = |name: &str| format!("/etc/kubernetes/pki/{name}");
     host.check(["chmod", "0644", &pki("etcd/server.key")]).await.unwrap();
-    host.check(["rm", &pki("front-proxy-client.crt")]).await.unwrap();
+    host.check(["rm", &pki("etcd/healthcheck-client.crt")]).await.unwrap();
     host.write(&pki("etcd/odd.crt"), b"odd").await.unwrap();
     let ruined = picture(host, &ROOTS).await;
 
