@@ -607,5 +607,21 @@ async fn the_commands_save_list_show_and_compare_this_machine() {
     locked.run(["state", "show", id]).await.unwrap().expect(12);
     locked.run(["state", "list"]).await.unwrap().expect(0);
     cli.run(["state", "show", id, "--node", "k9"]).await.unwrap().expect(2);
+    // With a configuration `latest` is of its cluster; an id is one in the whole vault,
+    // unless a cluster was named.
+    let save = ["state", "save", "--path", path, "--cluster", "other", "--json"];
+    let report = cli.run(save).await.unwrap().expect(0).json();
+    let other = report["id"].as_str().unwrap();
+    let config = root.path().join("etcdvault.toml");
+    std::fs::write(&config, "[cluster.test]\nendpoints = [\"127.0.0.1:1\"]\n").unwrap();
+    let with = cli.clone().env("ETCDVAULT_CONFIG", &config);
+    let id_of = async |args: &[&str], code: i32| {
+        let all = ["state", "show", "--json"].iter().chain(args);
+        with.run(all).await.unwrap().expect(code).json()["id"].as_str().map(str::to_owned)
+    };
+    assert_eq!(id_of(&["latest"], 0).await.as_deref(), Some(id));
+    assert_eq!(id_of(&[&other[..14]], 0).await.as_deref(), Some(other));
+    assert_eq!(id_of(&["latest", "--cluster", "other"], 0).await.as_deref(), Some(other));
+    assert_eq!(id_of(&[other, "--cluster", "test"], 1).await, None);
     cli.run(["state", "save", "--node", "k9", "--cluster", "x"]).await.unwrap().expect(2);
 }

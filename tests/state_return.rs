@@ -13,13 +13,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use etcdvault::node::sim::{SimNet, SimNode, Trouble};
+use etcdvault::event::Events;
+use etcdvault::node::sim::{SimNet, SimNode, Trouble, When};
 use etcdvault::node::{ByteStream, FileKind, Node, NodeErrorKind, NodeName};
 use etcdvault::operation::Failure;
 use etcdvault::operation::returning::planner::{self, Inputs, NodeInput};
 use etcdvault::operation::state::describe::{Description, Program, Runs, UnitSeen};
 use etcdvault::operation::state::index::{Archive, File, Kind, NodeIndex};
 use etcdvault::operation::step::{Contents, MemberAnswer, Step, World};
+use etcdvault::plan::execute::{Options, RunError};
+use etcdvault::plan::journal::JournalError;
+use etcdvault::plan::stop::Stop;
 use etcdvault::plan::{Place, Plan, PlanId, table};
 use plan_matrix::{Case, Then};
 use vault::digest::Sha256;
@@ -615,6 +619,37 @@ async fn a_rollback_killed_at_each_call() {
             assert!(count > 100, "only {count} cases");
         }
     }
+}
+
+/// A node that no step touches keeps the journal and the lock, too; where it stays away
+/// the plan goes on without it.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_only_keeps_the_journal_may_stay_away() {
+    let mut case = units();
+    case.net.add(&NodeName::new("k4").unwrap()).power_on();
+    case.plan.nodes.insert(place("k4"));
+    case.net.trouble_at(case.net.calls() + 200, Trouble::Freeze, When::After);
+    let engine = case.plain();
+    tokio::select! {
+        biased;
+        done = engine.execute(&case.plan) => panic!("it ended: {done:?}"),
+        () = case.net.frozen() => {}
+    }
+    case.net.heal();
+    sim(&case.net, "k4").power_off();
+    let id = case.plan.id;
+    let missing = case.other().resume::<Step>(id).await.unwrap_err();
+    assert!(matches!(missing, RunError::Journal(JournalError::Missing { .. })), "{missing:?}");
+    let without = |name: &str| {
+        let without = [place(name)].into();
+        let options = Options { take_over_lock: true, without, ..Options::default() };
+        case.engine("second", Stop::never(), Events::none(), options)
+    };
+    let needed = without("k1").resume::<Step>(id).await.unwrap_err();
+    assert!(matches!(needed, RunError::Needed { .. }), "{needed:?}");
+    let report = without("k4").resume::<Step>(id).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    assert_eq!(sim(&case.net, "k2").text("/etc/etcd/server.key").as_deref(), Some(SECRET));
 }
 
 /// What cannot be brought back by files is named.

@@ -17,7 +17,8 @@ use super::table::{Align, Table};
 use super::ways::Typed;
 use crate::config::{Choice, Setup};
 use crate::operation::journal::{
-    self, Clock, Direction, Ending, Engine, History, Listed, Options, Owner, PlanId, StepState,
+    self, Clock, Direction, Ending, Engine, History, Listed, Options, Owner, Place, PlanId,
+    StepState,
 };
 use crate::operation::returning::{Step, World};
 use crate::operation::state::nodes;
@@ -81,6 +82,9 @@ pub(crate) struct ResumeArgs {
     id: String,
     #[command(flatten)]
     keepers: KeepersArgs,
+    /// Go on without this node, which does not answer and which no step touches
+    #[arg(long, value_name = "NAME")]
+    without: Vec<String>,
     /// Take the cluster's lock from an owner that gives no sign of life for half a minute
     #[arg(long)]
     take_over_lock: bool,
@@ -109,6 +113,9 @@ pub(crate) struct RollbackArgs {
     id: String,
     #[command(flatten)]
     keepers: KeepersArgs,
+    /// Leave the steps of this node, which does not answer, as they are (exit code 3)
+    #[arg(long, value_name = "NAME")]
+    without: Vec<String>,
     /// Take the cluster's lock from an owner that gives no sign of life for half a minute
     #[arg(long)]
     take_over_lock: bool,
@@ -379,7 +386,8 @@ pub(crate) async fn resume(
     };
     let (Found { nodes, history }, contents) = halt.or(preparing).await?;
     let owner = plan::owner(setup);
-    let engine = engine(&nodes, Some(contents), args.take_over_lock, owner, &halt, output)?;
+    let options = options(args.take_over_lock, &args.without)?;
+    let engine = engine(&nodes, Some(contents), options, owner, &halt, output)?;
     let ran = halt.run(output, engine.resume::<Step>(history.plan.id)).await;
     let report = ran.map_err(|error| not_begun(error, typed))?;
     ended(&report, &history.plan, &[], typed, &halt, output)
@@ -395,17 +403,26 @@ pub(crate) async fn rollback(
     let finding = find(setup, &args.keepers, &args.id, typed, output);
     let Found { nodes, history } = halt.or(finding).await?;
     let owner = plan::owner(setup);
-    let engine = engine(&nodes, None, args.take_over_lock, owner, &halt, output)?;
+    let options = options(args.take_over_lock, &args.without)?;
+    let engine = engine(&nodes, None, options, owner, &halt, output)?;
     let ran = halt.run(output, engine.rollback::<Step>(history.plan.id)).await;
     let report = ran.map_err(|error| not_begun(error, typed))?;
     ended(&report, &history.plan, &[], typed, &halt, output)
+}
+
+/// What was decided about a run.
+pub(crate) fn options(take_over_lock: bool, without: &[String]) -> Result<Options, Failure> {
+    let places = without.iter().map(|name| Place::new(name.as_str()));
+    let without: Result<_, _> = places.collect();
+    let without = without.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+    Ok(Options { take_over_lock, without, ..Options::default() })
 }
 
 /// All that a run needs beside the plan.
 pub(crate) fn engine(
     nodes: &[Arc<dyn Node>],
     contents: Option<Arc<dyn Contents>>,
-    take_over_lock: bool,
+    options: Options,
     owner: Owner,
     halt: &Halt,
     output: &Output,
@@ -421,6 +438,6 @@ pub(crate) fn engine(
         events: output.events(),
         stop: halt.stop.clone(),
         clock: Clock::system(),
-        options: Options { take_over_lock, ..Options::default() },
+        options,
     })
 }

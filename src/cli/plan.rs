@@ -16,7 +16,8 @@ use super::ways::Typed;
 use crate::config::Setup;
 use crate::operation::interrupt;
 use crate::operation::journal::{
-    Back, Direction, Level, Outcome, Owner, Plan, Report, RunError, StepState, Stop, channel,
+    Back, Direction, JournalError, Level, Outcome, Owner, Plan, Report, RunError, StepState, Stop,
+    channel,
 };
 use crate::operation::returning::{Step, as_shell, checks, rows, set_aside};
 use crate::operation::{Failure, FailureKind};
@@ -185,6 +186,10 @@ pub(crate) fn not_begun(error: RunError, typed: &Typed) -> Failure {
                 .to_owned(),
         ),
         RunError::BeyondReturn { instead, .. } => Some(instead.clone()),
+        RunError::Journal(JournalError::Missing { .. }) => {
+            Some("a node that does not come back is left out: --without NAME".to_owned())
+        }
+        RunError::Needed { .. } => Some("go back without it: etcdvault rollback".to_owned()),
         RunError::Ended { id, ending: crate::operation::journal::Ending::Applied } => {
             Some(format!("to go back: {}", typed.command("rollback", id)))
         }

@@ -9,7 +9,7 @@ use clap::Args;
 use super::args::{ConnectionArgs, KeyArgs, VaultArgs, WriteArgs};
 use super::exit_code::Exit;
 use super::human::printable;
-use super::journal::engine;
+use super::journal::{engine, options};
 use super::output::Output;
 use super::plan::{self, Halt};
 use super::settings::{
@@ -264,7 +264,8 @@ pub(crate) async fn run(
     let cluster = made.cluster.as_str();
     let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
     let owner = plan::owner(setup);
-    let engine = engine(&nodes, Some(contents), args.take_over_lock, owner, &halt, output)?;
+    let options = options(args.take_over_lock, &[])?;
+    let engine = engine(&nodes, Some(contents), options, owner, &halt, output)?;
     let ran = halt.run(output, engine.execute(&made)).await;
     let report = ran.map_err(|error| plan::not_begun(error, typed))?;
     plan::ended(&report, &made, &by_hand, typed, &halt, output)

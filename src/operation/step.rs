@@ -570,7 +570,8 @@ fn places(members: &[NewMember]) -> Vec<Place> {
 }
 
 fn check_text(files: usize, ports: &[u16], units: &[String]) -> String {
-    let mut text = format!("compare {files} files with the state");
+    let plural = if files == 1 { "" } else { "s" };
+    let mut text = format!("compare {files} file{plural} with the state");
     if !ports.is_empty() {
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         text.push_str(&format!("; ports {} are open", ports.join(", ")));

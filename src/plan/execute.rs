@@ -66,7 +66,8 @@ pub struct Options {
     pub take_over_lock: bool,
     /// Execute although another plan of the cluster is unfinished.
     pub beside_unfinished: bool,
-    /// Nodes that cannot be reached: rolling back leaves their steps as they are.
+    /// Nodes that cannot be reached: rolling back leaves their steps as they are, going
+    /// on is possible where no step touches them.
     pub without: BTreeSet<Place>,
 }
 
@@ -106,6 +107,14 @@ pub enum RunError {
     /// A node of the plan has no place for journal or lock.
     #[error("the plan's node {0} is not among those that can be reached")]
     NoPlace(Place),
+    /// A node was left out without which it cannot go on.
+    #[error("step {step} touches {node}: it cannot go on without it, only back")]
+    Needed {
+        /// The node.
+        node: Place,
+        /// A step of it.
+        step: StepId,
+    },
     /// Another plan of the same cluster was begun and not ended.
     #[error("the plan {id} ({operation}) of this cluster was begun and not ended")]
     Unfinished {
@@ -305,17 +314,23 @@ impl<W: Send + Sync> Engine<W> {
         .await
     }
 
-    /// Goes on with a plan whose run ended early, from whichever machine.
+    /// Goes on with a plan whose run ended early, from whichever machine. Nodes that are
+    /// left out must be such that no step touches.
     pub async fn resume<S: Act<W>>(&self, id: PlanId) -> Result<Report, RunError> {
-        let found = journal::load::<S>(&self.journals, id).await?;
+        let without = &self.options.without;
+        let journals = self.journals_with(without);
+        let found = journal::load::<S>(&journals, id).await?;
+        if let Some((step, node)) = touched(&found.plan, without) {
+            return Err(RunError::Needed { node, step });
+        }
         self.check_places(&found.plan)?;
-        require_all(&found, &BTreeSet::new())?;
+        require_all(&found, without)?;
         self.locked(&found.plan, async |lock| {
             // It may have been put on some places only.
-            journal::put(&nodes_of(&self.journals), &found.plan).await?;
+            journal::put(&nodes_of(&journals), &found.plan).await?;
             // Read again: only now is nobody else writing.
-            let history = journal::load::<S>(&self.journals, id).await?;
-            require_all(&history, &BTreeSet::new())?;
+            let history = journal::load::<S>(&journals, id).await?;
+            require_all(&history, without)?;
             if let Some(ending) = history.ending {
                 return Err(RunError::Ended { id, ending });
             }
@@ -324,11 +339,15 @@ impl<W: Send + Sync> Engine<W> {
         .await
     }
 
+    fn journals_with(&self, without: &BTreeSet<Place>) -> Vec<Arc<dyn JournalStore>> {
+        let kept = |store: &&Arc<dyn JournalStore>| !without.contains(store.place());
+        self.journals.iter().filter(kept).cloned().collect()
+    }
+
     /// Takes a plan back to its beginning, from whichever machine.
     pub async fn rollback<S: Act<W>>(&self, id: PlanId) -> Result<Report, RunError> {
         let without = &self.options.without;
-        let kept = |store: &&Arc<dyn JournalStore>| !without.contains(store.place());
-        let journals: Vec<_> = self.journals.iter().filter(kept).cloned().collect();
+        let journals = self.journals_with(without);
         let found = journal::load::<S>(&journals, id).await?;
         self.check_places(&found.plan)?;
         require_all(&found, without)?;
@@ -473,6 +492,14 @@ impl<W: Send + Sync> Engine<W> {
 /// The nodes alone: to go on or back the vault is not needed.
 fn nodes_of(stores: &[Arc<dyn JournalStore>]) -> Vec<Arc<dyn JournalStore>> {
     stores.iter().filter(|store| store.keeps_records()).cloned().collect()
+}
+
+/// A step that touches one of `nodes`.
+fn touched<S: super::Step>(plan: &Plan<S>, nodes: &BTreeSet<Place>) -> Option<(StepId, Place)> {
+    plan.steps().find_map(|(id, step)| {
+        let mut own = step.describe().nodes.into_iter();
+        own.find(|node| nodes.contains(node)).map(|node| (id, node))
+    })
 }
 
 /// Every node of the plan answers, but for those left out.

@@ -256,10 +256,12 @@ pub(crate) async fn here(field: &Field, hosts: &Hosts, script: &str) {
     if !own.exists() {
         std::os::unix::fs::symlink(program, own).unwrap();
         let config = quoted(hosts.ssh_config().to_str().unwrap());
-        let scp = format!("#!/bin/sh\nexec /usr/bin/scp -F {config} \"$@\"\n");
-        std::fs::write(bin.join("scp"), scp).unwrap();
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(bin.join("scp"), mode).unwrap();
+        for name in ["scp", "ssh"] {
+            let with = format!("#!/bin/sh\nexec /usr/bin/{name} -F {config} \"$@\"\n");
+            std::fs::write(bin.join(name), with).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(bin.join(name), mode).unwrap();
+        }
     }
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let cli = field.cli.clone().env("PATH", path);

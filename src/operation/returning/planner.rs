@@ -521,8 +521,8 @@ fn move_service(
     let (was, is) = (&input.state.description, &input.now.description);
     let (was, is) = (program(was, service), program(is, service));
     let runs = is.is_some_and(|is| is.running || unit_moves(is, &input.now.description));
-    let healthy = is.is_some_and(|is| is.running);
-    let ran = was.is_some_and(|was| was.running);
+    let healthy = is.is_some_and(|is| runs_well(is, &input.now.description));
+    let ran = was.is_some_and(|was| runs_well(was, &input.state.description));
     if !touched && runs == ran {
         return Vec::new();
     }
@@ -564,6 +564,11 @@ fn restart_kubelet(input: &NodeInput, moves: &mut Moves) -> Option<String> {
     }
     moves.start.push(instance(true));
     Some(KUBELET.to_owned())
+}
+
+/// Whether the service ran, and not only a try of systemd's to start it.
+fn runs_well(program: &Program, description: &Description) -> bool {
+    program.running && !unit_moves(program, description)
 }
 
 /// Whether systemd is about to start the service again and again.

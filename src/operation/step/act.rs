@@ -139,8 +139,15 @@ fn wanted<'a>(
     Ok(Wanted { cluster, members, revision, hash })
 }
 
+/// The first failure, with what else failed at the same time.
 fn first_error(results: Vec<Result<(), StepError>>) -> Result<(), StepError> {
-    results.into_iter().collect()
+    let mut errors = results.into_iter().filter_map(Result::err);
+    let Some(mut first) = errors.next() else { return Ok(()) };
+    for other in errors {
+        first.details.push(other.why);
+        first.details.extend(other.details);
+    }
+    Err(first)
 }
 
 #[async_trait]

@@ -22,6 +22,8 @@ const SETTLED: Duration = Duration::from_secs(90);
 const PAUSE: Duration = Duration::from_secs(1);
 /// systemd making a link or removing one.
 const ENABLE: Duration = Duration::from_secs(60);
+/// Until the runtime kills an API server that was asked to end.
+const GRACE: Duration = Duration::from_secs(2);
 /// systemd reading all units.
 const RELOAD: Duration = Duration::from_secs(60);
 
@@ -125,7 +127,10 @@ pub(super) async fn stop(
         How::Pod { manifest, aside, ports } => {
             let pod = pod(service, manifest, aside, ports);
             let mut tell = |waiting: &Waiting| context.progress(waiting.to_string());
-            take_out(node, &pod, Bounds::default(), &mut tell).await.map(drop).map_err(failed)
+            // An API server has nothing to put in order, and would take all of its 30 s.
+            let grace = (service == Service::ApiServer).then_some(GRACE);
+            let bounds = Bounds { grace, ..Bounds::default() };
+            take_out(node, &pod, bounds, &mut tell).await.map(drop).map_err(failed)
         }
     }
 }
