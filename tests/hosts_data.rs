@@ -97,7 +97,8 @@ async fn row_23_data_is_returned_to_all_members_and_rolled_back() {
     let before = members(&cluster).await;
 
     // One member alone is refused, and nothing is touched by looking.
-    let alone = ["state", "return", &id, "--only", "data", "--node", "n2", "--yes"];
+    let more = ["--node", "n2", "--yes", "--allow-unencrypted"];
+    let alone = [&["state", "return", &id, "--only", "data"][..], &more].concat();
     let refused = run(&alone, 2).await;
     assert!(refused.stderr.contains("n1, n3 would be left out"), "{refused}");
     let shown = run(&["state", "return", &id, "--only", "data", "--dry-run"], 0).await;
