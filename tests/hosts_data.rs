@@ -97,10 +97,11 @@ async fn row_23_data_is_returned_to_all_members_and_rolled_back() {
     let before = members(&cluster).await;
 
     // One member alone is refused, and nothing is touched by looking.
-    let dry = ["state", "return", &id, "--only", "data", "--dry-run"];
-    let refused = run(&[&dry[..], &["--node", "n2"]].concat(), 2).await;
+    let more = ["--node", "n2", "--yes", "--allow-unencrypted"];
+    let alone = [&["state", "return", &id, "--only", "data"][..], &more].concat();
+    let refused = run(&alone, 2).await;
     assert!(refused.stderr.contains("n1, n3 would be left out"), "{refused}");
-    let shown = run(&dry, 0).await;
+    let shown = run(&["state", "return", &id, "--only", "data", "--dry-run"], 0).await;
     assert!(shown.text().contains("set the present data aside"), "{shown}");
     let lost = later_at - saved_at;
     assert!(shown.text().contains(&format!("{lost} revisions")), "{shown}");

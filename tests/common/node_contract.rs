@@ -753,6 +753,8 @@ pub async fn units(node: &dyn Node) {
     }
 
     // What files say counts once systemd has read them, and that is told.
+    // One that does not run systemd forgets, and reads its files when it is asked again.
+    act(UnitAction::Start).await.unwrap();
     let dir = Path::new("/etc/systemd/system/contract.service.d");
     node.make_dir(dir, WriteLike::Attributes(plain(0o755))).await.unwrap();
     let drop_in = dir.join("10-more.conf");
@@ -762,6 +764,8 @@ pub async fn units(node: &dyn Node) {
     node.unit_do("", UnitAction::DaemonReload, minute).await.unwrap();
     let read = unit().await;
     assert_eq!((read.drop_ins.as_slice(), read.needs_reload), (&[drop_in.clone()][..], false));
+
+    act(UnitAction::Stop).await.unwrap();
 
     // One that does not start says why, and is failed until that is forgotten.
     let error = act(UnitAction::Start).await.unwrap_err();
