@@ -245,7 +245,8 @@ pub(crate) async fn list(
         }
     }
     for error in &missing {
-        output.complaint(&format!("not read: {}", printable(&error.to_string())));
+        let hint = error.hint.as_ref().map_or_else(String::new, |hint| format!(" ({hint})"));
+        output.complaint(&format!("not read: {}", printable(&format!("{error}{hint}"))));
     }
     Ok(match (plans.iter().any(|listed| listed.fault.is_some()), missing.is_empty()) {
         (true, _) => Exit::Corrupt,
