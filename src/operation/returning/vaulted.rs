@@ -24,6 +24,9 @@ use crate::operation::state::{find, show};
 use crate::operation::step::{Contents, MemberAnswer};
 use crate::plan::{Place, PlanId};
 
+/// A backup and a node's index in it, by the id of the one and the name of the other.
+type Indexes = BTreeMap<(String, String), Arc<(Backup, NodeIndex)>>;
+
 /// A repository with what a save needs.
 pub struct Vaulted {
     /// The vault.
@@ -41,7 +44,7 @@ pub struct Vaulted {
     /// Where events go.
     pub events: Events,
     /// Backups and indexes of nodes that were read.
-    pub indexes: tokio::sync::Mutex<BTreeMap<(String, String), Arc<(Backup, NodeIndex)>>>,
+    indexes: tokio::sync::Mutex<Indexes>,
 }
 
 impl Vaulted {
