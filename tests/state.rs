@@ -622,6 +622,6 @@ async fn the_commands_save_list_show_and_compare_this_machine() {
     assert_eq!(id_of(&["latest"], 0).await.as_deref(), Some(id));
     assert_eq!(id_of(&[&other[..14]], 0).await.as_deref(), Some(other));
     assert_eq!(id_of(&["latest", "--cluster", "other"], 0).await.as_deref(), Some(other));
-    assert_eq!(id_of(&[other, "--cluster", "test"], 1).await, None);
+    assert_eq!(id_of(&[other, "--cluster", "test"], 2).await, None);
     cli.run(["state", "save", "--node", "k9", "--cluster", "x"]).await.unwrap().expect(2);
 }

@@ -370,8 +370,8 @@ async fn another_version_or_file_is_refused_with_the_remedy() {
     let own = env!("CARGO_PKG_VERSION");
     let cases = [
         (line(99, own), Expect::Version, "speaks protocol 99"),
-        (line(1, "99.0.0"), Expect::Version, "the agent is etcdvault 99.0.0, this is"),
-        (line(1, own), Expect::Digest("b".repeat(64)), "has the digest"),
+        (line(2, "99.0.0"), Expect::Version, "the agent is etcdvault 99.0.0, this is"),
+        (line(2, own), Expect::Digest("b".repeat(64)), "has the digest"),
         (b"ETCDVAULT-WANTED x86_64\n".to_vec(), Expect::Version, "asks for a program"),
     ];
     for (bytes, expect, why) in cases {
