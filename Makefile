@@ -27,7 +27,8 @@ test: deps servers lint ## install what the tests need and run everything
 	@echo "$$(date +%T)  tests"
 	$(CARGO) test --workspace --quiet $(RUN_TEST) -- --test-threads $(TEST_THREADS)
 
-test-all: test ## test, and what takes longer: demo, short fuzzing, dist
+test-all: export ETCDVAULT_TEST_STRIDE = 1
+test-all: test ## test, and what takes longer: all kills of plans, demo, short fuzzing, dist
 	$(MAKE) demo
 	$(MAKE) fuzz FUZZ_SECONDS=20
 	$(MAKE) dist
