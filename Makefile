@@ -6,6 +6,8 @@ CARGO ?= cargo
 # Tests start real servers: more at once make them slow, not the run fast.
 TEST_THREADS ?= 3
 RUN_TEST = --config 'target."cfg(all())".runner="$(CURDIR)/tests/servers/run-test.sh"'
+# Tests on hosts that make test leaves to make test-all.
+LONG = $(patsubst tests/%.rs,--test %,$(shell grep -l 'ignore = "long' tests/*.rs))
 # Size of the benchmark's database in bytes, and how often each thing is measured.
 BENCH_BYTES ?= 1000000000
 BENCH_RUNS ?= 5
@@ -29,6 +31,7 @@ test: deps servers lint ## install what the tests need and run everything
 
 test-all: export ETCDVAULT_TEST_STRIDE = 1
 test-all: test ## test, and what takes longer: all kills of plans, demo, short fuzzing, dist
+	$(CARGO) test --quiet $(RUN_TEST) $(LONG) -- --ignored --test-threads $(TEST_THREADS)
 	$(MAKE) demo
 	$(MAKE) fuzz FUZZ_SECONDS=20
 	$(MAKE) dist

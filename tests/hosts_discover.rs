@@ -482,6 +482,7 @@ async fn an_operator_looks_through_a_jump_host() {
 
 /// row 25: three nodes, from one of them and without any flag.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
 async fn a_kubeadm_control_plane_of_three_is_found_from_one() {
     let cluster = Kubeadm::start(Size::Three).await.unwrap();
     let cli = program(cluster.hosts());

@@ -13,6 +13,7 @@ const ETCD: &str = "/etc/kubernetes/manifests/etcd.yaml";
 
 /// row 10, row 23
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
 async fn row_10_row_23_a_control_plane_is_returned() {
     let cluster = Kubeadm::start(Size::One).await.unwrap();
     let host = cluster.hosts().host(0);

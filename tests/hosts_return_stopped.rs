@@ -52,6 +52,7 @@ async fn operator_on(host: &Host, hosts: &Hosts, field: &Field) -> String {
 
 /// row 10, row 23
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
 async fn row_10_row_23_a_return_that_is_stopped_goes_on_and_back() {
     let cluster = EtcdHosts::start(Kind::Debian13, 3).await.unwrap();
     let hosts = cluster.members();
@@ -130,6 +131,7 @@ async fn row_10_row_23_a_return_that_is_stopped_goes_on_and_back() {
 /// A person at a terminal is asked for the cluster's name, stops a plan with Ctrl-C, and
 /// goes on with what is printed; whoever comes meanwhile is told to wait.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
 async fn row_23_a_person_confirms_stops_and_goes_on() {
     let cluster = EtcdHosts::start(Kind::Debian12, 3).await.unwrap();
     let hosts = cluster.members();

@@ -366,10 +366,10 @@ fn stride() -> u64 {
 }
 
 /// The calls that are tried, of `calls`, and for how many each stands.
-fn sample(calls: u64, salt: &str) -> (impl Iterator<Item = u64>, u64) {
+fn sample(calls: u64, salt: &str) -> (Vec<u64>, u64) {
     let stride = stride();
     let shift = salt.bytes().map(u64::from).sum::<u64>();
-    ((1..=calls).filter(move |call| (call + shift).is_multiple_of(stride)), stride)
+    ((1..=calls).filter(|call| (call + shift).is_multiple_of(stride)).collect(), stride)
 }
 
 /// Troubles at every call of a run (of a sample, see [`sample`]), before and after the call's effect; then the
