@@ -362,7 +362,7 @@ fn complete(report: &Report, what: &str) -> Found<()> {
 /// `make test-all`. A fixed one of each, so that what fails fails again.
 fn stride() -> u64 {
     let set = std::env::var("ETCDVAULT_TEST_STRIDE").ok();
-    set.and_then(|text| text.parse().ok()).filter(|stride| *stride > 0).unwrap_or(5)
+    set.and_then(|text| text.parse().ok()).filter(|stride| *stride > 0).unwrap_or(15)
 }
 
 /// The calls that are tried, of `calls`, and for how many each stands.
