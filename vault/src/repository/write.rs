@@ -287,6 +287,7 @@ impl ObjectWriter {
         let Running { pipeline, collector, uploader } = running;
         drop(pipeline);
         self.queue.cancel();
+        self.given_up.send_replace(true);
         let error = join(collector).await.err();
         self.why(error, uploader).await
     }
