@@ -556,16 +556,19 @@ async fn units_cut_off_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "long: make test-all runs it"]
 async fn pods_killed_at_each_call() {
     troubled(pods, Trouble::Freeze).await;
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "long: make test-all runs it"]
 async fn pods_failed_at_each_call() {
     troubled(pods, Trouble::Fail(NodeErrorKind::Other)).await;
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "long: make test-all runs it"]
 async fn pods_cut_off_at_each_call() {
     troubled(pods, Trouble::Cut).await;
 }
@@ -583,6 +586,7 @@ async fn units_and_kinds_late_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "long: make test-all runs it"]
 async fn pods_and_a_kubelet_powered_off_at_each_call() {
     for build in [pods, kubelet] {
         troubled(build, Trouble::PowerOff).await;
@@ -612,6 +616,7 @@ async fn a_kubelet_killed_failed_and_cut_off_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
+#[ignore = "long: make test-all runs it"]
 async fn a_rollback_killed_at_each_call() {
     for build in [units, pods, kinds, kubelet] {
         for then in [Then::RollBack, Then::Resume] {
