@@ -36,7 +36,7 @@ TARGET = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 MEGABYTE = 1_000_000
 SAMPLE_SECONDS = 0.004
 RUN_BOUND_SECONDS = 1800
-PARTS = ["backup", "s3", "restore", "inspect", "node", "start"]
+PARTS = ["backup", "s3", "restore", "inspect", "verify", "node", "start"]
 
 
 @dataclass
@@ -428,6 +428,25 @@ class Bench:
         self.ratio("offline HashKV (inspect)", ours, samples["HashKV RPC (etcdctl endpoint hashkv)"], "HashKV RPC", 2.0)
         if works:
             self.ratio("inspect", ours, samples["etcdutl hashkv"], "etcdutl hashkv", None)
+
+    def bench_verify(self):
+        plain = self.work / "verified.db"
+        stored = max(self.vault.rglob("snapshot.db.zst*"), key=lambda path: path.stat().st_size)
+        verify = [self.ours, "verify", "latest", "--vault", self.vault, "--quiet", "--level"]
+        ours, samples = self.record("verify a backup of the vault, warm", [
+            Contestant("etcdvault verify --level content", [[*verify, "content"]]),
+            Contestant("zstd -d, then etcdutl snapshot status", [
+                ["zstd", "-d", "-q", "-f", stored, "-o", plain],
+                [self.etcd / "etcdutl", "snapshot", "status", plain, "-w", "json"]], lambda: self.empty(plain), lambda: self.empty(plain)),
+        ])
+        self.ratio("verify --level content", ours, samples["zstd -d, then etcdutl snapshot status"],
+                   "(zstd -d + etcdutl snapshot status)", 1.0)
+        self.memory("verify, peak anonymous memory", ours, 64 + 48 * self.records / MEGABYTE)
+        ours, samples = self.record("verify the stored bytes of a backup, warm", [
+            Contestant("etcdvault verify --level stored", [[*verify, "stored"]]),
+            Contestant("zstd -t and sha256sum", [["zstd", "-t", "-q", stored], ["sha256sum", stored]]),
+        ])
+        self.ratio("verify --level stored", ours, samples["zstd -t and sha256sum"], "(zstd -t + sha256sum)", None)
 
     # --- nodes ---
 
