@@ -4,5 +4,6 @@ pub mod hash;
 pub mod inspect;
 pub mod layout;
 pub mod membership;
+pub mod remains;
 pub mod restore;
 pub mod schema;

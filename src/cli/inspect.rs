@@ -11,7 +11,7 @@ use crate::config::Setup;
 use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::find;
 use crate::operation::inspect::{self, InspectReport};
-use crate::operation::vocabulary::{Inspection, Trailer};
+use crate::operation::vocabulary::{Inspection, LogEnding, LogRemains, Trailer};
 use crate::operation::{Failure, FailureKind};
 
 pub(crate) async fn run(
@@ -39,24 +39,60 @@ pub(crate) async fn run(
         inspect::backup(&repository, &backup, args.revision, &read_options(), &events).await?
     };
     output.result(&report, || text(&report));
-    Ok(if report.database.sound { Exit::Ok } else { Exit::Corrupt })
+    Ok(if report.is_sound() { Exit::Ok } else { Exit::Corrupt })
 }
 
 fn text(report: &InspectReport) -> String {
     let mut lines = Lines::default();
     let database = &report.database;
     lines.add("inspected", &report.what);
-    lines.add("condition", if database.sound { "sound" } else { "DAMAGED" });
+    lines.add("condition", if report.is_sound() { "sound" } else { "DAMAGED" });
     database.problems.iter().for_each(|problem| lines.add("", problem));
     let more = database.problem_count.saturating_sub(database.problems.len() as u64);
     if more > 0 {
         lines.add("", format!("and {} more", count(more)));
     }
     content_lines(&mut lines, database);
+    if let Some(log) = &report.log {
+        log_lines(&mut lines, log);
+    }
+    if let Some(problem) = &report.log_problem {
+        lines.add("log", problem);
+    }
     if let Some(at) = &report.hash_kv_at {
         lines.add("hashkv", format!("{:08x} at revision {}", at.hash, count(at.revision)));
     }
     lines.0
+}
+
+/// What is known of a log.
+fn log_lines(lines: &mut Lines, log: &LogRemains) {
+    let of = match (log.member, log.cluster) {
+        (Some(member), Some(cluster)) => format!("of member {member} in cluster {cluster}"),
+        _ => "it does not say whose".to_owned(),
+    };
+    lines.add("log", of);
+    let entries = match (log.first_index, log.last_index, log.last_term) {
+        (Some(first), Some(last), Some(term)) => {
+            format!("entries {} to {}, the last of term {term}", count(first), count(last))
+        }
+        _ => "no entries".to_owned(),
+    };
+    lines.add("", format!("{entries}; committed up to {}", count(log.commit)));
+    if log.beyond_commit > 0 {
+        let entries = match log.beyond_commit {
+            1 => "1 entry is".to_owned(),
+            number => format!("{} entries are", count(number)),
+        };
+        lines.add("", format!("{entries} not known to be committed here"));
+    }
+    match (log.end, &log.problem) {
+        (_, Some(problem)) => lines.add("", format!("DAMAGED after that: {problem}")),
+        (LogEnding::Torn, None) => {
+            lines.add("", "its last record was cut while it was written: etcd drops it");
+        }
+        _ => {}
+    }
 }
 
 /// Facts, a line each: a name of at most 14 characters and what is known.

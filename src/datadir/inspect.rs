@@ -160,7 +160,8 @@ impl Inspection {
         let content = &scan.content;
         let compact_revision = content.compact_revision();
         let hash_kv = if scan.is_sound() { Some(scan.hash_kv(0, compact_revision)?) } else { None };
-        let mut problems: Vec<String> = scan.problems.iter().map(chain).collect();
+        let mut problems: Vec<String> =
+            scan.problems.iter().map(|problem| chain(problem)).collect();
         let mut problem_count = scan.problem_count;
         if trailer == Trailer::Wrong {
             problems.insert(0, "the SHA-256 behind the database is not that of its bytes".into());
@@ -307,7 +308,7 @@ fn scan_file(
 }
 
 /// An error with its causes on one line.
-fn chain(error: &impl std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -136,6 +136,15 @@ impl DataDir {
 
     /// Reads the whole log from its first segment on.
     pub fn read_log(&self) -> Result<(LogEnd, Summary), LayoutError> {
+        let read = self.read_log_so_far()?;
+        match read.end {
+            Ok(end) => Ok((end, read.summary)),
+            Err(source) => Err(LayoutError::Log { path: self.wal(), source }),
+        }
+    }
+
+    /// Reads the log from its first segment to its end or to its first damage.
+    pub fn read_log_so_far(&self) -> Result<LogRead, LayoutError> {
         let directory = self.wal();
         let mut segments = Vec::new();
         for name in self.segments()? {
@@ -147,9 +156,17 @@ impl DataDir {
         }
         let mut summary = Summary::default();
         let end = read_log(segments, &mut |position, event| summary.add(position, &event));
-        let end = end.map_err(|source| LayoutError::Log { path: directory, source })?;
-        Ok((end, summary))
+        Ok(LogRead { summary, end })
     }
+}
+
+/// A log that was read as far as it goes.
+#[derive(Debug)]
+pub struct LogRead {
+    /// What it says up to there.
+    pub summary: Summary,
+    /// Where it ends, or why no further.
+    pub end: Result<LogEnd, LogError>,
 }
 
 fn list(path: &Path) -> Result<impl Iterator<Item = std::ffi::OsString>, LayoutError> {

@@ -7,11 +7,13 @@ use serde::Serialize;
 use vault::repository::{Backup, ReadOptions, Repository};
 
 use super::content::SNAPSHOT_ROLE;
-use super::failure::{Failure, FailureKind};
+use super::failure::{Failure, FailureKind, chain};
 use super::vaults::storage_failure;
 use super::verify::scan_object;
 use crate::datadir::hash::{HashError, Scan, ScanError, ScanOptions};
 use crate::datadir::inspect::{self, InspectError, Inspection};
+use crate::datadir::layout::DataDir;
+use crate::datadir::remains::LogRemains;
 use crate::event::Events;
 
 /// What was found.
@@ -25,6 +27,20 @@ pub struct InspectReport {
     /// HashKV at a revision that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hash_kv_at: Option<HashAt>,
+    /// What a data directory's log says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<LogRemains>,
+    /// Why a data directory's log cannot be read at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_problem: Option<String>,
+}
+
+impl InspectReport {
+    /// Whether etcd would take everything that was inspected.
+    pub fn is_sound(&self) -> bool {
+        let log_is = |log: &LogRemains| log.problem.is_none();
+        self.database.sound && self.log.as_ref().is_none_or(log_is)
+    }
 }
 
 /// HashKV at a revision that was asked for.
@@ -73,7 +89,15 @@ pub async fn path(
             };
             not_inspected(&what, kind).because(error).hint(hint)
         })?;
-    report(what, database, &scan, revision)
+    let log = (database.kind == inspect::Kind::DataDirectory)
+        .then(|| LogRemains::read(&DataDir::new(path, None)));
+    let mut report = report(what, database, &scan, revision)?;
+    match log {
+        Some(Ok(log)) => report.log = Some(log),
+        Some(Err(error)) => report.log_problem = Some(chain(&error).join(": ")),
+        None => {}
+    }
+    Ok(report)
 }
 
 /// Inspects a backup's snapshot.
@@ -119,7 +143,7 @@ fn report(
         }
         None => None,
     };
-    Ok(InspectReport { what, database, hash_kv_at })
+    Ok(InspectReport { what, database, hash_kv_at, log: None, log_problem: None })
 }
 
 /// Without a scan: the bytes are no database, or this machine could not keep what it

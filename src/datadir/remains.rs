@@ -1,0 +1,231 @@
+//! What is left of a member: what its log and its database say about how far it
+//! came, which of several members to go on from, and the change that keeps the
+//! entries that nobody knows to be committed.
+//!
+//! Only stopped members are read: a running one writes meanwhile.
+//!
+//! Source: `server/wal/wal.go`, `server/wal/repair.go @ v3.5.30` (what etcd itself
+//! mends when it starts: a torn end of the last segment, nothing else);
+//! `raft/log.go` (`isUpToDate`: the higher last term wins, then the longer log).
+
+use std::cmp::Reverse;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use serde::{Deserialize, Serialize};
+
+use super::inspect::{Inspection, chain};
+use super::layout::{DataDir, LayoutError};
+use crate::types::HexId;
+use crate::wal::{Encoder, End, HardState};
+
+/// What a member's log says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRemains {
+    /// The member whose log it is.
+    pub member: Option<HexId>,
+    /// Its cluster.
+    pub cluster: Option<HexId>,
+    /// Index of the first entry that is there.
+    pub first_index: Option<u64>,
+    /// Index of the last entry.
+    pub last_index: Option<u64>,
+    /// Term of the last entry.
+    pub last_term: Option<u64>,
+    /// Highest index that the member knew to be committed.
+    pub commit: u64,
+    /// The member's term when it last wrote.
+    pub term: u64,
+    /// Index of the latest raft snapshot that the log knows.
+    pub snapshot_index: u64,
+    /// Entries behind the commit: perhaps acknowledged through other members.
+    pub beyond_commit: u64,
+    /// How it ends.
+    pub end: LogEnding,
+    /// Why it could not be read to its end; what stands above is what lies before.
+    pub problem: Option<String>,
+}
+
+/// How a log ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogEnding {
+    /// After a whole record.
+    Whole,
+    /// Within a record that was being written when the member died: etcd drops it.
+    Torn,
+    /// Somewhere else: etcd does not start from it.
+    Damaged,
+}
+
+impl LogRemains {
+    /// Reads the log of a stopped member, as far as it can be read.
+    pub fn read(directory: &DataDir) -> Result<Self, LayoutError> {
+        let read = directory.read_log_so_far()?;
+        let summary = read.summary;
+        let state = summary.hard_state.unwrap_or_default();
+        let last = summary.last;
+        let (end, problem) = match &read.end {
+            Ok(end) if end.end == End::Torn => (LogEnding::Torn, None),
+            Ok(_) => (LogEnding::Whole, None),
+            Err(error) => (LogEnding::Damaged, Some(chain(error))),
+        };
+        Ok(Self {
+            member: summary.metadata.map(|metadata| HexId(metadata.member_id)),
+            cluster: summary.metadata.map(|metadata| HexId(metadata.cluster_id)),
+            first_index: summary.first_index,
+            last_index: last.map(|(index, _)| index),
+            last_term: last.map(|(_, term)| term),
+            commit: state.commit,
+            term: state.term,
+            snapshot_index: summary.snapshot.map_or(0, |mark| mark.index),
+            beyond_commit: last.map_or(0, |(index, _)| index.saturating_sub(state.commit)),
+            end,
+            problem,
+        })
+    }
+
+    /// Term and index of the last thing that the log knows: its last entry, or the
+    /// snapshot where no entry follows it.
+    fn reach(&self) -> (u64, u64) {
+        match (self.last_term, self.last_index) {
+            (Some(term), Some(index)) => (term, index.max(self.snapshot_index)),
+            _ => (self.term, self.snapshot_index),
+        }
+    }
+}
+
+/// What is left of a member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Remains {
+    /// Its log; `None` when there is none.
+    pub log: Option<LogRemains>,
+    /// Its database; `None` when there is none or it is no database.
+    pub database: Option<Inspection>,
+    /// Why there is no log or no database.
+    pub problems: Vec<String>,
+}
+
+/// What can be made of remains, best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Use {
+    /// etcd starts from them: everything in log and database comes back.
+    Start,
+    /// The database alone: the store up to its consistent index.
+    Database,
+    /// Nothing can be made of them.
+    Nothing,
+}
+
+impl Remains {
+    /// What can be made of them, and why not more.
+    pub fn usable(&self) -> (Use, Option<String>) {
+        let Some(database) = &self.database else {
+            return (Use::Nothing, Some("there is no database".to_owned()));
+        };
+        if !database.sound {
+            let problem = database.problems.first().map_or("", String::as_str);
+            return (Use::Nothing, Some(format!("the database is damaged: {problem}")));
+        }
+        let Some(log) = &self.log else {
+            return (Use::Database, Some("there is no log".to_owned()));
+        };
+        if let Some(problem) = &log.problem {
+            return (Use::Database, Some(format!("the log is damaged: {problem}")));
+        }
+        // Entries up to the consistent index are applied; etcd needs those after it.
+        let applied = database.content.consistent_index.unwrap_or(0);
+        match log.first_index {
+            Some(first) if first > applied.saturating_add(1) => (
+                Use::Database,
+                Some(format!(
+                    "the log begins at entry {first}, the database ends at {applied}: entries are \
+                     missing"
+                )),
+            ),
+            _ if log.member.is_none() => {
+                (Use::Database, Some("the log does not say whose it is".to_owned()))
+            }
+            _ => (Use::Start, None),
+        }
+    }
+
+    /// The index up to which the store would come back.
+    fn reach(&self) -> (Use, u64, u64, u64) {
+        let (usable, _) = self.usable();
+        let applied = self.database.as_ref().map_or((0, 0), |database| {
+            let content = &database.content;
+            (content.term.unwrap_or(0), content.consistent_index.unwrap_or(0))
+        });
+        let (term, index) = match (usable, &self.log) {
+            (Use::Start, Some(log)) => log.reach(),
+            _ => applied,
+        };
+        let commit = self.log.as_ref().map_or(applied.1, |log| log.commit);
+        (usable, term, index, commit)
+    }
+}
+
+/// The order in which to go on from remains: positions in `remains`, the best
+/// first. Those from which etcd starts come before bare databases; then raft's own
+/// rule: the higher last term, then the longer log, then the higher commit. Equals
+/// keep their order.
+pub fn rank<'a>(remains: impl IntoIterator<Item = &'a Remains>) -> Vec<usize> {
+    let mut order: Vec<_> = remains.into_iter().map(Remains::reach).enumerate().collect();
+    order.sort_by_key(|&(_, (usable, term, index, commit))| {
+        (usable, Reverse(term), Reverse(index), Reverse(commit))
+    });
+    order.into_iter().map(|(position, _)| position).collect()
+}
+
+/// A tail that could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// A process has the directory open.
+    #[error("{} is in use by a running member", .0.display())]
+    InUse(std::path::PathBuf),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// The log's last segment cannot be written.
+    #[error("write {}", path.display())]
+    Write {
+        /// The segment.
+        path: std::path::PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes the entries behind the commit of a **copy** of a member's directory count:
+/// appends a hard state whose commit is the last entry. Returns how many entries
+/// that are; 0 changes nothing. A member started from it applies them, where it
+/// would drop them with `--force-new-cluster`. Doing it again changes nothing.
+pub fn keep_tail(copy: &DataDir) -> Result<u64, KeepError> {
+    if copy.is_in_use()? {
+        return Err(KeepError::InUse(copy.path().to_owned()));
+    }
+    let (end, summary) = copy.read_log()?;
+    let state = summary.hard_state.unwrap_or_default();
+    let Some((index, term)) = summary.last.filter(|&(index, _)| index > state.commit) else {
+        return Ok(0);
+    };
+    let mut record = Vec::new();
+    let kept = HardState { term: state.term.max(term), commit: index, ..state };
+    Encoder::resume(end.crc).hard_state(&kept, &mut record);
+    let path = copy.wal().join(end.position.segment.to_string());
+    let written = OpenOptions::new().write(true).open(&path).and_then(|file| {
+        let size = file.metadata()?.len();
+        let behind = end.position.offset + record.len() as u64;
+        // A torn write can have left bytes behind the first zero.
+        file.set_len(end.position.offset)?;
+        file.write_all_at(&record, end.position.offset)?;
+        file.set_len(size.max(behind))?;
+        file.sync_all()
+    });
+    written.map_err(|source| KeepError::Write { path, source })?;
+    Ok(index - state.commit)
+}
