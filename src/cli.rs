@@ -24,6 +24,7 @@ mod journal;
 mod list;
 mod node_agent;
 mod plan;
+mod recover;
 mod restore;
 mod returning;
 mod shell;
@@ -44,6 +45,7 @@ use args::{Cli, Command, ConfigCommand, RestoreCommand};
 use exit_code::Exit;
 use journal::JournalCommand;
 use output::Output;
+use recover::RecoverCommand;
 use state::StateCommand;
 use ways::Typed;
 
@@ -129,6 +131,10 @@ async fn run_command(
                 restore::data_dir(args, output, setup, &mut interrupt).await
             })
             .await
+        }
+        Command::Recover(RecoverCommand::DataDir(args)) => {
+            with_grace(async |mut interrupt| recover::data_dir(args, output, &mut interrupt).await)
+                .await
         }
         Command::Config(ConfigCommand::Check(args)) => config::check(&args, output, setup),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args, output, setup),

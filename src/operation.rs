@@ -14,6 +14,7 @@ pub mod interrupt;
 pub mod journal;
 pub mod own_way;
 pub mod proof;
+pub mod recover;
 pub mod restore;
 pub mod returning;
 pub mod state;

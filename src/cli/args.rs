@@ -77,6 +77,8 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Restore(RestoreCommand),
     #[command(subcommand)]
+    Recover(super::recover::RecoverCommand),
+    #[command(subcommand)]
     Config(ConfigCommand),
     #[command(subcommand)]
     State(super::state::StateCommand),
