@@ -76,7 +76,7 @@ pub struct Options {
 pub struct Engine<W> {
     /// What steps act on.
     pub world: Arc<W>,
-    /// Where the journal is: the nodes of the plan, and the vault.
+    /// Where the journal is: the nodes of the plan.
     pub journals: Vec<Arc<dyn JournalStore>>,
     /// Where the lock is: the nodes of the plan.
     pub locks: Vec<Arc<dyn LockStore>>,
@@ -327,7 +327,7 @@ impl<W: Send + Sync> Engine<W> {
         require_all(&found, without)?;
         self.locked(&found.plan, async |lock| {
             // It may have been put on some places only.
-            journal::put(&nodes_of(&journals), &found.plan).await?;
+            journal::put(&journals, &found.plan).await?;
             // Read again: only now is nobody else writing.
             let history = journal::load::<S>(&journals, id).await?;
             require_all(&history, without)?;
@@ -352,7 +352,7 @@ impl<W: Send + Sync> Engine<W> {
         self.check_places(&found.plan)?;
         require_all(&found, without)?;
         self.locked(&found.plan, async |lock| {
-            journal::put(&nodes_of(&journals), &found.plan).await?;
+            journal::put(&journals, &found.plan).await?;
             let history = journal::load::<S>(&journals, id).await?;
             require_all(&history, without)?;
             if history.ending == Some(Ending::RolledBack) {
@@ -371,8 +371,7 @@ impl<W: Send + Sync> Engine<W> {
 
     fn check_places<S: Act<W>>(&self, plan: &Plan<S>) -> Result<(), RunError> {
         for node in plan.nodes.difference(&self.options.without) {
-            let journal =
-                self.journals.iter().any(|store| store.place() == node && store.keeps_records());
+            let journal = self.journals.iter().any(|store| store.place() == node);
             let lock = self.locks.iter().any(|store| store.place() == node);
             if !journal || !lock {
                 return Err(RunError::NoPlace(node.clone()));
@@ -385,7 +384,7 @@ impl<W: Send + Sync> Engine<W> {
         if self.options.beside_unfinished {
             return Ok(());
         }
-        let (plans, missing) = journal::list(&nodes_of(&self.journals)).await;
+        let (plans, missing) = journal::list(&self.journals).await;
         if !missing.is_empty() {
             return Err(JournalError::Missing { missing, total: self.journals.len() }.into());
         }
@@ -487,11 +486,6 @@ impl<W: Send + Sync> Engine<W> {
         let states = run.states.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(report(&history.plan, direction, outcome, states, left, warnings))
     }
-}
-
-/// The nodes alone: to go on or back the vault is not needed.
-fn nodes_of(stores: &[Arc<dyn JournalStore>]) -> Vec<Arc<dyn JournalStore>> {
-    stores.iter().filter(|store| store.keeps_records()).cloned().collect()
 }
 
 /// A step that touches one of `nodes`.
