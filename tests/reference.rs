@@ -365,14 +365,16 @@ fn readme_and_changelog_know_every_command() {
     };
     let (today, changelog) = (words(today), words(&changelog));
     // What these do is told as a thing, not by the name.
-    let told = |name: &str| match name {
-        "init" => "vaults",
-        "backup" => "backups",
-        "config" => "etcdvault.toml",
-        "man" | "completions" => "",
-        other => return other.to_owned(),
-    }
-    .to_owned();
+    let told = |name: &str| {
+        match name {
+            "init" => "vaults",
+            "backup" => "backups",
+            "config" => "etcdvault.toml",
+            "man" | "completions" => "",
+            other => return other.to_owned(),
+        }
+        .to_owned()
+    };
     let mut checked = 0;
     for (name, command) in commands() {
         let own = name.split(' ').skip(1).collect::<Vec<_>>();
