@@ -69,6 +69,9 @@ pub struct Options {
     /// Nodes that cannot be reached: rolling back leaves their steps as they are, going
     /// on is possible where no step touches them.
     pub without: BTreeSet<Place>,
+    /// How many nodes the cluster has: the lock needs more than half of them, asked or
+    /// not. 0 counts the plan's alone.
+    pub of: usize,
 }
 
 /// Everything that a run needs beside the plan.
@@ -415,6 +418,7 @@ impl<W: Send + Sync> Engine<W> {
             operation: &plan.operation,
             owner: &self.owner,
             take_over: self.options.take_over_lock,
+            of: self.options.of,
         };
         let lock = lock::take(&stores, &request, &self.clock).await?;
         let ended = tokio::sync::Notify::new();
