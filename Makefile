@@ -35,6 +35,7 @@ test-all: test ## test, and what takes longer: all kills of plans, demo, short f
 	$(MAKE) demo
 	$(MAKE) fuzz FUZZ_SECONDS=20
 	$(MAKE) dist
+	ETCDVAULT_TEST_PROGRAM="$(or $(CARGO_TARGET_DIR),$(CURDIR)/target)/dist/etcdvault" $(CARGO) test --quiet $(RUN_TEST) --test hosts_discover debian_1
 
 servers: ## build the servers and hosts of the tests into the cache
 	@echo "$$(date +%T)  servers and hosts of the tests"

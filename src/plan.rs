@@ -56,7 +56,7 @@ pub struct Format {
     pub oldest_reader: u32,
 }
 
-/// A place that keeps journals: a node by its name, or the vault. 1 to 63
+/// A place that keeps journals: a node by its name. 1 to 63
 /// characters of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

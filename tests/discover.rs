@@ -8,6 +8,7 @@ use etcdvault::operation::discover::file::text;
 use etcdvault::operation::discover::judge::judge;
 use etcdvault::operation::discover::{Observation, SeenCluster, SeenMember, SeenNode};
 use etcdvault::types::HexId;
+use harness::tls::{Authority, Validity};
 
 fn machine() -> SimNode {
     SimNet::new().add(&NodeName::new("n1").unwrap())
@@ -153,9 +154,14 @@ async fn with_client(servers: &str) -> Observation {
     let node = machine();
     let unit = format!("[Service]\nExecStart=/usr/bin/kube-apiserver --etcd-servers={servers}\n");
     node.file("/etc/systemd/system/kube-apiserver.service", &unit, 0, 0o644);
+    among_three(&node).await
+}
+
+/// What is found on `node`, in a cluster of three members.
+async fn among_three(node: &SimNode) -> Observation {
     let members = vec![member(1), member(2), member(3)];
     Observation {
-        nodes: vec![SeenNode { ssh: None, seen: observe(&node).await.unwrap() }],
+        nodes: vec![SeenNode { ssh: None, seen: observe(node).await.unwrap() }],
         unreached: Vec::new(),
         endpoints: Vec::new(),
         cluster: Some(SeenCluster { id: HexId(7), members, credential: Credential::None }),
@@ -167,7 +173,8 @@ async fn with_client(servers: &str) -> Observation {
 
 fn about_clients(seen: &Observation) -> Vec<(Severity, String)> {
     let all = judge(seen).into_iter();
-    let own = all.filter(|finding| finding.what.starts_with("kube-apiserver"));
+    let clients = ["kube-apiserver", "flanneld"];
+    let own = all.filter(|finding| clients.iter().any(|name| finding.what.starts_with(name)));
     own.map(|finding| (finding.severity, finding.what)).collect()
 }
 
@@ -187,6 +194,98 @@ async fn clients_that_do_not_survive_a_loss_are_found() {
     assert_eq!(found.len(), 1, "{found:?}");
     assert_eq!(found[0].0, Severity::Problem);
     assert!(found[0].1.contains("10.1.0.20"), "{found:?}");
+}
+
+/// row 8, of the other client: by its environment file, and by its own arguments.
+#[tokio::test]
+async fn a_flanneld_that_does_not_survive_a_loss_is_found() {
+    let all = "http://10.1.0.1:2379,http://10.1.0.2:2379,http://10.1.0.3:2379";
+    let told = |servers: &str, by_file: bool| {
+        let node = machine();
+        let (unit, text) = if by_file {
+            let command = "/usr/bin/flanneld -etcd-endpoints=${FLANNEL_ETCD_ENDPOINTS}";
+            let file = format!("# Flanneld\nFLANNEL_ETCD_ENDPOINTS=\"{servers}\"\n");
+            (format!("EnvironmentFile=-/etc/sysconfig/flanneld\nExecStart={command}\n"), file)
+        } else {
+            (format!("ExecStart=/usr/bin/flanneld -etcd-endpoints={servers}\n"), String::new())
+        };
+        let unit = format!("[Service]\n{unit}");
+        node.file("/etc/systemd/system/flanneld.service", &unit, 0, 0o644);
+        node.file("/etc/sysconfig/flanneld", &text, 0, 0o644);
+        node
+    };
+    for by_file in [true, false] {
+        let whole = among_three(&told(all, by_file)).await;
+        let place = if by_file {
+            "/etc/sysconfig/flanneld"
+        } else {
+            "/etc/systemd/system/flanneld.service"
+        };
+        let client = &whole.nodes[0].seen.clients;
+        assert_eq!((client.len(), client[0].endpoints.len()), (1, 3), "{client:?}");
+        assert_eq!(client[0].file.to_str(), Some(place));
+        assert_eq!(about_clients(&whole), []);
+
+        let one = among_three(&told("http://10.1.0.2:2379", by_file)).await;
+        let found = about_clients(&one);
+        assert_eq!((found.len(), found[0].0), (1, Severity::Warning), "{found:?}");
+        let said = format!("flanneld names only http://10.1.0.2:2379 ({place})");
+        assert!(found[0].1.starts_with(&said), "{found:?}");
+
+        let gone = "http://10.1.0.1:2379,http://10.1.0.20:2379";
+        let found = about_clients(&among_three(&told(gone, by_file)).await);
+        assert_eq!((found.len(), found[0].0), (1, Severity::Problem), "{found:?}");
+        assert!(found[0].1.contains("10.1.0.20"), "{found:?}");
+    }
+}
+
+/// Certificates are judged by the node's own clock, which begins on 2026-11-21 here.
+#[tokio::test]
+async fn certificates_that_expired_or_soon_will_are_found() {
+    let root = tempfile::tempdir().unwrap();
+    let authority = Authority::create(root.path(), "ca").unwrap();
+    let path = "/etc/etcd/server.crt";
+    for (number, (validity, wanted)) in [
+        (Validity::Expired, Some((Severity::Problem, "expired on 2021-01-01 00:00 UTC"))),
+        (Validity::Until(2026, 12, 6), Some((Severity::Warning, "expires in 14 days"))),
+        (Validity::Until(2026, 12, 20), Some((Severity::Warning, "expires in 28 days"))),
+        (Validity::Until(2026, 12, 30), None),
+        (Validity::Current, None),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let issued = authority.client(&format!("n{number}"), "n1", validity).unwrap();
+        let node = machine();
+        let unit = format!("[Service]\nExecStart=/usr/bin/etcd --cert-file={path}\n");
+        node.file("/etc/systemd/system/etcd.service", &unit, 0, 0o644);
+        node.file(path, &std::fs::read_to_string(issued.cert).unwrap(), 0, 0o644);
+        let seen = observe(&node).await.unwrap();
+        assert_eq!(seen.certificates.len(), 1, "{seen:?}");
+        let about = seen.findings.iter().filter(|finding| finding.what.starts_with(path));
+        let found: Vec<(Severity, &str)> =
+            about.map(|finding| (finding.severity, finding.what.as_str())).collect();
+        let said = wanted.map(|(severity, what)| (severity, format!("{path} {what}")));
+        let wanted: Vec<(Severity, &str)> =
+            said.iter().map(|(severity, what)| (*severity, what.as_str())).collect();
+        assert_eq!(found, wanted);
+    }
+}
+
+/// Looking writes nothing, starts nothing and stops nothing.
+#[tokio::test]
+async fn a_look_changes_nothing() {
+    let node = machine();
+    for unit in ["etcd", "kube-apiserver", "kubelet", "flanneld"] {
+        node.file(&format!("/etc/systemd/system/{unit}.service"), UNIT, 0, 0o644);
+    }
+    node.file("/etc/default/etcd", "ETCD_NAME=one\n", 0, 0o640);
+    let nowhere = std::path::Path::new("/nowhere");
+    let before = node.net().snapshot(nowhere);
+    assert!(before.iter().any(|line| line.contains("/etc/default/etcd")), "{before:?}");
+    observe(&node).await.unwrap();
+    observe(&node).await.unwrap();
+    assert_eq!(node.net().snapshot(nowhere), before);
 }
 
 #[tokio::test]

@@ -10,11 +10,16 @@ use harness::hosts::{Host, Hosts, Image, Login};
 use harness::process::Process;
 use serde_json::Value;
 
+#[path = "common/field.rs"]
+mod field;
+
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
-/// The program under test, which reaches the hosts as their operator does.
+/// The program under test, which reaches the hosts as their operator does: the one that
+/// was built for the tests, or the one that is to be handed out.
 fn program(hosts: &Hosts) -> Cli {
-    Cli::new(env!("CARGO_BIN_EXE_etcdvault"))
+    let built = env!("CARGO_BIN_EXE_etcdvault").into();
+    Cli::new(std::env::var_os("ETCDVAULT_TEST_PROGRAM").unwrap_or(built))
         .env("ETCDVAULT_SSH_CONFIG", hosts.ssh_config())
         .env("ETCDCTL_DIAL_TIMEOUT", "30s")
         .env("ETCDCTL_COMMAND_TIMEOUT", "30s")
@@ -54,11 +59,31 @@ fn is_stable(seen: &Value) -> bool {
     members.iter().all(|member| member["error"].is_null())
 }
 
-/// Three hosts of one kind: found, written, checked, backed up; then one settings file is
-/// changed without a restart.
+/// What looking at the hosts of a cluster and saving their states could change: their
+/// files, how their etcd runs, and who has which part of its data.
+async fn untouched(cluster: &EtcdHosts) -> Vec<Vec<String>> {
+    let data = cluster.kind().data_dir();
+    let mut all = field::pictures(cluster.members(), &["/etc", "/root", "/usr/local"]).await;
+    for (host, lines) in cluster.members().iter().zip(&mut all) {
+        let shown = ["ActiveState", "UnitFileState", "InvocationID", "MainPID", "NRestarts"];
+        let show = ["systemctl", "show", "etcd.service", "--property", &shown.join(",")];
+        let find = ["find", data, "-maxdepth", "2", "-printf", "%p %y %m %u:%g\n"];
+        for said in [host.check(show).await.unwrap(), host.check(find).await.unwrap()] {
+            lines.extend(said.lines().map(str::to_owned));
+        }
+        let member = format!("{data}/member/wal d ");
+        assert!(lines.iter().any(|line| line.starts_with(&member)), "{lines:?}");
+        assert!(lines.contains(&"ActiveState=active".to_owned()), "{lines:?}");
+    }
+    all
+}
+
+/// Three hosts of one kind: found, written, checked, backed up, and left as they were;
+/// then one settings file is changed without a restart.
 async fn is_found(kind: Kind, version: &str, dialects: &[&str], edit: (&str, &str, &str)) {
     let cluster = EtcdHosts::start(kind, 3).await.unwrap();
     let cli = program(cluster.hosts());
+    let before = untouched(&cluster).await;
     let ran = discover(&cli, &NODES).await.expect(0);
     let seen = ran.json();
     assert!(is_stable(&seen), "{ran}");
@@ -110,6 +135,15 @@ async fn is_found(kind: Kind, version: &str, dialects: &[&str], edit: (&str, &st
     // The nodes' keys do not go into a vault that everybody can read.
     let refused = cli.run(["backup"].iter().chain(&with)).await.unwrap().expect(2);
     assert!(refused.stderr.contains("--no-state"), "{refused}");
+    let alone = ["backup", "--no-state", "--json"];
+    let ran = cli.run(alone.iter().chain(&with)).await.unwrap().expect(0);
+    let backup = ran.json();
+    assert_eq!((&backup["proof"]["state"], &backup["state"]), (&"proven".into(), &Value::Null));
+    let id = backup["id"].as_str().unwrap();
+    let shown = cli.run(["show", id, "--json"].iter().chain(&with)).await.unwrap().expect(0);
+    let objects = shown.json()["objects"].as_array().unwrap().clone();
+    assert!(objects.iter().all(|object| object["role"] == "snapshot"), "{shown}");
+    assert_eq!(objects.len(), 1, "{shown}");
     let args = ["backup", "--allow-unencrypted", "--json"];
     let ran = cli.run(args.iter().chain(&with)).await.unwrap().expect(0);
     let backup = ran.json();
@@ -118,6 +152,7 @@ async fn is_found(kind: Kind, version: &str, dialects: &[&str], edit: (&str, &st
     let same = backup["members"].as_array().unwrap();
     assert_eq!(same.iter().filter(|member| member["verdict"] == "same").count(), 3, "{ran}");
     assert_eq!(backup["state"]["nodes"].as_array().unwrap().len(), 3, "{ran}");
+    field::same("looked at", &before, &untouched(&cluster).await);
 
     let host = cluster.hosts().host(1);
     let (file, from, to) = edit;
@@ -145,6 +180,16 @@ async fn is_found(kind: Kind, version: &str, dialects: &[&str], edit: (&str, &st
         let warned = own.iter().any(|finding| finding["severity"] == "warning");
         assert_eq!(warned, name == "n2", "{own:?}");
     }
+
+    // Against the state, what runs where comes before the files.
+    host.check(["systemctl", "disable", "etcd.service"]).await.unwrap();
+    let diff = ["state", "diff", "latest", "--exit-code"];
+    let text = cli.run(diff.iter().chain(&with)).await.unwrap().expect(3).text();
+    let unit = text.find("n2: unit etcd.service: active, enabled → active, disabled\n");
+    let changed = text.find(&format!("n2: {file}: changed\n"));
+    assert!(unit.is_some() && unit < changed, "{text}");
+    let first = text.find("n2: /etc/").unwrap();
+    assert!(text[first..].lines().all(|line| !line.contains(": unit ")), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -462,22 +507,111 @@ async fn a_restore_is_refused_where_kubernetes_has_its_own() {
     }
 }
 
-/// Another login than root, through a jump host: the nodes are seen whole; the cluster
-/// behind it cannot be asked from here, and that is said.
+/// An agent that holds one key, until it is dropped.
+struct KeyAgent {
+    child: std::process::Child,
+    root: tempfile::TempDir,
+}
+
+impl KeyAgent {
+    async fn with(key: &Path) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let socket = root.path().join("socket");
+        let mut agent = std::process::Command::new("ssh-agent");
+        let quiet = std::process::Stdio::null;
+        let child = agent.arg("-D").arg("-a").arg(&socket).stdout(quiet()).spawn().unwrap();
+        let own = Self { child, root };
+        let begun = std::time::Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(begun.elapsed().as_secs() < 60, "the agent does not listen");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let mut add = std::process::Command::new("ssh-add");
+        let added = add.arg("-q").arg(key).env("SSH_AUTH_SOCK", &socket).output().unwrap();
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        own
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.root.path().join("socket")
+    }
+}
+
+impl Drop for KeyAgent {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An operator who has a key in an agent alone, another login than root, and a jump host
+/// before three nodes: they are seen whole, saved, and returned. The cluster's client
+/// ports cannot be asked from here: that is said, and what needs them is refused.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_operator_looks_through_a_jump_host() {
+async fn an_operator_works_through_a_jump_host() {
     let more = |hosts: harness::hosts::Builder| hosts.login(Login::Operator).jump();
-    let cluster = EtcdHosts::start_with(Kind::Unit, 1, more).await.unwrap();
-    let cli = program(cluster.hosts()).env("ETCDCTL_DIAL_TIMEOUT", "3s");
-    let ran = discover(&cli, &["n1"]).await.expect(3);
+    let cluster = EtcdHosts::start_with(Kind::Unit, 3, more).await.unwrap();
+    let root = tempfile::tempdir().unwrap();
+    let at = |name: &str| root.path().join(name);
+    // The same way in, with the key in nobody's file.
+    let config = std::fs::read_to_string(cluster.hosts().ssh_config()).unwrap();
+    let own = |line: &&str| !line.contains("IdentityFile") && !line.contains("IdentityAgent");
+    let config: String = config.lines().filter(own).map(|line| format!("{line}\n")).collect();
+    let config = config.replace("IdentitiesOnly yes", "IdentitiesOnly no");
+    std::fs::write(at("ssh_config"), format!("{config}  IdentityFile none\n")).unwrap();
+    let cli = program(cluster.hosts())
+        .env("ETCDVAULT_SSH_CONFIG", at("ssh_config"))
+        .env("ETCDCTL_DIAL_TIMEOUT", "3s")
+        .env("USER", "test");
+    let ran = discover(&cli, &NODES).await;
+    assert_ne!(ran.code, Some(0), "{ran}");
+    assert!(ran.stderr.contains("accepts none of the ssh keys"), "{ran}");
+
+    let agent = KeyAgent::with(&cluster.hosts().ssh_key()).await;
+    let cli = cli.env("SSH_AUTH_SOCK", agent.socket());
+    let ran = discover(&cli, &NODES).await.expect(3);
     let seen = ran.json();
-    assert_eq!(seen["nodes"][0]["facts"]["uid"], 0, "{ran}");
-    assert_eq!(
-        seen["nodes"][0]["etcd"][0]["running"]["uid"].as_u64().map(|uid| uid > 0),
-        Some(true)
-    );
+    for node in seen["nodes"].as_array().unwrap() {
+        assert_eq!(node["facts"]["uid"], 0, "{ran}");
+        let uid = node["etcd"][0]["running"]["uid"].as_u64();
+        assert!(uid.is_some_and(|uid| uid > 0), "{ran}");
+    }
+    assert_eq!(seen["nodes"].as_array().unwrap().len(), 3);
     assert!(seen["cluster"].is_null(), "{ran}");
     assert!(!seen["silence"].as_array().unwrap().is_empty(), "{ran}");
+
+    // States go and come through the nodes alone.
+    let file = at("etcdvault.toml");
+    let path = file.to_str().unwrap();
+    cli.run(["discover", "n1", "n2", "n3", "--cluster", "field", "-o", path])
+        .await
+        .unwrap()
+        .expect(3);
+    let cli = cli.vault(at("vault")).env("ETCDVAULT_CONFIG", &file);
+    cli.run(["init", "--no-encryption"]).await.unwrap().expect(0);
+    let save = ["state", "save", "--allow-unencrypted", "--json"];
+    let saved = cli.run(save).await.unwrap().expect(0);
+    assert_eq!(saved.json()["nodes"].as_array().unwrap().len(), 3, "{saved}");
+    let settings = "/etc/systemd/system/etcd.service.d/10-limits.conf";
+    let roots = ["/etc/systemd/system", "/etc/etcd"];
+    let good = field::pictures(cluster.members(), &roots).await;
+    for host in cluster.members() {
+        host.check(["sed", "-i", "s/4294967296/8589934592/", settings]).await.unwrap();
+    }
+    let back = ["state", "return", "latest", "--yes", "--allow-unencrypted"];
+    cli.run(back).await.unwrap().expect(0);
+    field::same("returned", &good, &field::pictures(cluster.members(), &roots).await);
+    cluster.wait_healthy().await.unwrap();
+    let listed = cli.run(["journal", "list", "--json"]).await.unwrap().expect(0).json();
+    assert_eq!((listed.as_array().unwrap().len(), &listed[0]["ending"]), (1, &"applied".into()));
+
+    // What asks the members has to reach them.
+    for refused in [&["backup", "--no-state"][..], &["state", "return", "latest", "--only", "data"]]
+    {
+        let ran = cli.run(refused).await.unwrap();
+        assert!(!matches!(ran.code, Some(0 | 3)), "{ran}");
+        assert!(ran.stderr.contains("error: "), "{ran}");
+    }
 }
 
 /// row 25: three nodes, from one of them and without any flag.

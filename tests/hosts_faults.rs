@@ -500,8 +500,8 @@ async fn ahead(directory: &Path) -> PathBuf {
     library
 }
 
-/// A node and the second operator are an hour ahead. It is said of the node; a plan is
-/// held and taken over by signs of life, not by times.
+/// A node and the second operator, who is on another machine, are an hour ahead. It is
+/// said of the node; a plan is held and taken over by signs of life, not by times.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_hour_between_clocks_and_two_operators_at_once() {
     let cluster = EtcdHosts::start(Kind::Unit, 3).await.unwrap();
@@ -535,7 +535,8 @@ async fn an_hour_between_clocks_and_two_operators_at_once() {
     assert!(taken < chrono::Utc::now(), "{ran}");
 
     // The first is at work, and the second, to whom that is an hour ago, is refused.
-    second.cli = second.cli.env("LD_PRELOAD", &library);
+    let elsewhere = cluster.hosts().host(2).in_its_place().unwrap();
+    second.cli = second.cli.env("LD_PRELOAD", &library).wrapped(elsewhere);
     ruin(&cluster).await;
     let live = first.returning(&state);
     live.hold_after(&["save the present state"]).await;
@@ -566,6 +567,11 @@ async fn an_hour_between_clocks_and_two_operators_at_once() {
         records.iter().filter(|record| record["entry"]["kind"] == "took-over").collect();
     assert_eq!(over.len(), 1, "{ran}");
     assert_eq!(over[0]["entry"]["from"]["pid"], pid, "{ran}");
+    // Two machines by what they are called, too.
+    let begun = records.iter().filter(|record| record["entry"]["kind"] == "begun");
+    let owners: Vec<&Value> = begun.map(|record| &record["entry"]["owner"]["host"]).collect();
+    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    assert_eq!(owners, [&Value::from(own), &Value::from("n3")], "{ran}");
     assert_eq!(returned(&cluster).await, ["n1", "n2", "n3"]);
     lives(&cluster, &first).await;
     // Nobody holds it any more.

@@ -133,14 +133,15 @@ async fn row_10_row_23_a_return_that_is_stopped_goes_on_and_back() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "long: make test-all runs it"]
 async fn row_23_a_person_confirms_stops_and_goes_on() {
-    let cluster = EtcdHosts::start(Kind::Debian12, 3).await.unwrap();
+    let cluster = EtcdHosts::start(Kind::ConfigFile, 3).await.unwrap();
     let hosts = cluster.members();
     let field = Field::of(cluster.hosts(), &NODES).await;
     field.save().await;
-    let roots = [SETTINGS, ROOTS[2]];
+    let settings = cluster.kind().settings_file();
+    let roots = [settings, ROOTS[2]];
     let good = pictures(hosts, &roots).await;
     for host in hosts {
-        host.check(["chmod", "0600", SETTINGS]).await.unwrap();
+        host.check(["sed", "-i", "1i # changed", settings]).await.unwrap();
     }
     let ruined = pictures(hosts, &roots).await;
     let asked = format!("Type {CLUSTER} to go on");

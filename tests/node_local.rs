@@ -16,7 +16,8 @@ use bytes::Bytes;
 use etcdvault::node::archive::Reader;
 use etcdvault::node::local::LocalNode;
 use etcdvault::node::{
-    ByteStream, Node as _, NodeErrorKind, NodeName, TreeSpec, WriteHow, WriteLike, static_pod,
+    ByteStream, FileKind, Node as _, NodeErrorKind, NodeName, SetHow, TreeSpec, WriteHow,
+    WriteLike, static_pod,
 };
 use futures_util::StreamExt as _;
 use tempfile::TempDir;
@@ -401,6 +402,142 @@ async fn a_writer_that_is_killed_leaves_no_half_file() {
     node().write(&place.path().join("next"), b"", contract::new(0o600)).await.unwrap();
     let names: Vec<_> = node().list(place.path()).await.unwrap();
     assert_eq!(names.len(), 2, "{names:?}");
+}
+
+const ORDER: &str = "ETCDVAULT_TEST_CHANGES_IN";
+
+/// Runs only as the child of the test below: one change of each kind.
+#[tokio::test]
+async fn child_that_makes_each_change_once() {
+    let Some(place) = std::env::var_os(ORDER) else { return };
+    let (place, node) = (Path::new(&place), node());
+    let at = |name: &str| place.join(name);
+    node.write(&at("new/new-target"), b"one", contract::new(0o600)).await.unwrap();
+    let how = WriteHow { like: WriteLike::Itself, replaces: Some(contract::sha(b"old")) };
+    node.write(&at("other/other-target"), b"two", how).await.unwrap();
+    let like = WriteLike::Path(at("other/other-target"));
+    node.make_dir(&at("made/made-target"), like).await.unwrap();
+    node.rename(&at("from/here"), &at("to/moved-target")).await.unwrap();
+    let tar = contract::ended(&[contract::raw_member("inside", b'0', "", &[7; 5000])]);
+    node.unpack_tree(&at("tree/tree-target"), contract::one(tar)).await.unwrap();
+    node.remove_own(&at("gone/gone-target"), contract::sha(b"gone")).await.unwrap();
+}
+
+/// What a crash must not take is durable in this order: the content, then the name, then
+/// the directory that holds it, all before the call returns. The journals rest on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn content_is_durable_before_its_name_and_the_name_before_the_answer() {
+    let place = tempfile::tempdir().unwrap();
+    for name in ["new", "other", "made", "from", "to", "tree", "gone"] {
+        std::fs::create_dir(place.path().join(name)).unwrap();
+    }
+    for (name, text) in [("other/other-target", "old"), ("from/here", "x")] {
+        std::fs::write(place.path().join(name), text).unwrap();
+    }
+    std::fs::write(place.path().join("gone/gone-target"), "gone").unwrap();
+    let log = place.path().join("log");
+    let calls = "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2,unlink,unlinkat";
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-y", "-s", "400", "-e", calls, "-o"]).arg(&log);
+    strace.arg(std::env::current_exe().unwrap()).env(ORDER, place.path());
+    command(strace.args(["--exact", "child_that_makes_each_change_once"]));
+    let text = std::fs::read_to_string(&log).unwrap();
+    // A call during which another thread was traced is told in two lines.
+    let done = |line: &&str| !line.contains("<unfinished") && !line.contains(" = -1 ");
+    let lines: Vec<&str> = text.lines().filter(done).collect();
+    let is_sync = |line: &str| ["fsync(", "fdatasync(", "syncfs("].iter().any(|c| line.contains(c));
+    let of =
+        |line: &str, path: &str| line.contains(&format!("<{}>", place.path().join(path).display()));
+    let position = |what: &str, from: usize, holds: &dyn Fn(&str) -> bool| {
+        let found = lines[from..].iter().position(|line| holds(line));
+        from + found.unwrap_or_else(|| panic!("{what} is missing: {text}"))
+    };
+    let renamed = |name: &str| {
+        position(name, 0, &|line| line.contains("rename") && line.contains(&format!("/{name}\"")))
+    };
+    let mut before = 0;
+    for (directory, target) in [
+        ("new", "new-target"),
+        ("other", "other-target"),
+        ("made", "made-target"),
+        ("tree", "tree-target"),
+    ] {
+        // What is given the name, by the name that it had until then.
+        let temporary = format!("{}/.etcdvault-tmp-", place.path().join(directory).display());
+        let name = renamed(target);
+        let content = position(target, before, &|line| is_sync(line) && line.contains(&temporary));
+        let holder = position(target, name, &|line| is_sync(line) && of(line, directory));
+        assert!(content < name && name < holder, "{target}: {text}");
+        before = holder;
+    }
+    // Every file of a tree, too, not the tree's root alone.
+    let tree = format!("{}/.etcdvault-tmp-", place.path().join("tree").display());
+    let whole = |line: &str| {
+        line.contains(&tree) && (line.contains("syncfs(") || line.contains("/inside>"))
+    };
+    assert!(position("the tree's files", 0, &whole) < renamed("tree-target"), "{text}");
+    let moved = renamed("moved-target");
+    for directory in ["to", "from"] {
+        position(directory, moved, &|line| is_sync(line) && of(line, directory));
+    }
+    let gone =
+        position("gone", 0, &|line| line.contains("unlink") && line.contains("\"gone-target\""));
+    position("gone", gone, &|line| is_sync(line) && of(line, "gone"));
+}
+
+/// The label that SELinux knows a file by is kept, taken over or set as any other
+/// attribute; one that nobody asked to take away stays.
+#[tokio::test(flavor = "multi_thread")]
+async fn selinux_labels_are_kept_taken_over_and_set() {
+    const NAME: &str = "security.selinux";
+    let place = tempfile::tempdir().unwrap();
+    let (at, node) = (|name: &str| place.path().join(name), node());
+    let label = |path: &Path| {
+        let mut value = vec![0; 256];
+        let count = rustix::fs::lgetxattr(path, NAME, &mut value[..]).unwrap();
+        String::from_utf8(value[..count].to_vec()).unwrap()
+    };
+    let mark = |path: &Path, value: &str| {
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(path, NAME, value.as_bytes(), flags).unwrap();
+    };
+    let (cert, etc) = ("system_u:object_r:cert_t:s0\0", "system_u:object_r:etc_t:s0\0");
+    std::fs::write(at("key"), "one").unwrap();
+    mark(&at("key"), cert);
+    let how = WriteHow { like: WriteLike::Itself, replaces: Some(contract::sha(b"one")) };
+    node.write(&at("key"), b"two", how).await.unwrap();
+    assert_eq!(
+        (std::fs::read(at("key")).unwrap().as_slice(), label(&at("key")).as_str()),
+        (b"two".as_slice(), cert)
+    );
+
+    let like = WriteLike::Path(at("key"));
+    let how = WriteHow { like: like.clone(), replaces: None };
+    node.write(&at("beside"), b"x", how).await.unwrap();
+    node.make_dir(&at("dir"), like).await.unwrap();
+    for name in ["beside", "dir"] {
+        assert_eq!(label(&at(name)), cert, "{name}");
+    }
+
+    let stat = node.stat(&at("key")).await.unwrap().unwrap().attributes;
+    assert_eq!(stat.xattrs[NAME], cert.as_bytes());
+    let mut wanted = stat.clone();
+    wanted.xattrs.insert(NAME.to_owned(), etc.as_bytes().to_vec());
+    let how = WriteHow { like: WriteLike::Attributes(wanted.clone()), replaces: None };
+    node.write(&at("given"), b"x", how).await.unwrap();
+    assert_eq!(label(&at("given")), etc);
+    let set =
+        |attributes| SetHow { kind: FileKind::File, attributes: Some(attributes), modified: None };
+    node.set(&at("key"), set(wanted)).await.unwrap();
+    assert_eq!(label(&at("key")), etc);
+
+    // A wish that has no label is no wish to lose it; other attributes go.
+    let flags = rustix::fs::XattrFlags::empty();
+    rustix::fs::setxattr(at("key"), "user.note", b"x", flags).unwrap();
+    let mut plain = stat;
+    plain.xattrs.clear();
+    node.set(&at("key"), set(plain)).await.unwrap();
+    assert_eq!(xattrs(&at("key")), format!("{NAME}={}", hex(etc.as_bytes())));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -590,7 +590,7 @@ fn owner(host: &str) -> Owner {
 
 fn request<'a>(owner: &'a Owner, take_over: bool) -> Request<'a> {
     let plan = "01JD3A00000000000000000000".parse().unwrap();
-    Request { cluster: "prod", plan, operation: "toy run", owner, take_over }
+    Request { cluster: "prod", plan, operation: "toy run", owner, take_over, of: 0 }
 }
 
 #[tokio::test(start_paused = true)]
@@ -668,6 +668,45 @@ async fn a_claim_on_a_minority_is_replaced_by_the_next_holder() {
     assert!(matches!(error, LockError::NoMajority { needed: 2, reached: 1, .. }), "{error:?}");
     case.net.heal();
     assert_eq!(lock::holder(&stores, "prod").await, None, "what it had it gave back");
+}
+
+/// Two who reach different parts of a cluster do not both hold its lock, though each has
+/// more than half of what it reaches.
+#[tokio::test(start_paused = true)]
+async fn the_lock_counts_nodes_that_are_not_asked() {
+    let case = build();
+    for name in ["k4", "k5"] {
+        case.net.add(&NodeName::new(name).unwrap());
+    }
+    let reached = |names: &[&str]| -> Vec<Arc<dyn LockStore>> {
+        let node = |name: &str| case.net.node(&NodeName::new(name).unwrap()).unwrap();
+        let place = |name: &&str| Arc::new(NodePlace::new(Arc::new(node(name))).unwrap());
+        names.iter().map(|name| place(name) as Arc<dyn LockStore>).collect()
+    };
+    let (left, right) = (reached(&["k1", "k2", "k3"]), reached(&["k3", "k4", "k5"]));
+    let clock = Clock::system();
+    let (a, b) = (owner("a"), owner("b"));
+    let of = |owner, of| Request { of, ..request(owner, false) };
+    let held = lock::take(&left, &of(&a, 5), &clock).await.unwrap();
+    let error = lock::take(&right, &of(&b, 5), &clock).await.unwrap_err();
+    assert!(error.is_busy() && error.to_string().contains("root@a"), "{error}");
+    // What it had meanwhile it gave back, and took nothing from the holder.
+    assert!(held.beat().await && !held.is_lost());
+    assert_eq!(lock::holder(&right[1..], "prod").await, None);
+    assert!(held.release().await.is_empty());
+
+    // Without half of the cluster there is none, though everything asked is free.
+    let error = lock::take(&right[..2], &of(&b, 5), &clock).await.unwrap_err();
+    let LockError::NoMajority { needed: 3, total: 5, reached: 2, .. } = error else {
+        panic!("{error:?}")
+    };
+    // A holder that loses its majority of the cluster knows it.
+    let held = lock::take(&left, &of(&b, 5), &clock).await.unwrap();
+    assert!(held.beat().await);
+    case.net.node(&NodeName::new("k1").unwrap()).unwrap().cut();
+    assert!(!held.beat().await, "two of five are no majority");
+    // Who insists counts what is reached.
+    drop(lock::take(&reached(&["k4", "k5"]), &of(&a, 0), &clock).await.unwrap());
 }
 
 /// A simulated node keeps what every node promises.

@@ -350,6 +350,84 @@ fn the_fields_of_manifests_are_described() {
     assert!(fields > 50, "only {fields} were seen");
 }
 
+/// What is there and what is to come, as the README and the changelog tell it: every
+/// command is named, and none is promised that there is.
+#[test]
+fn readme_and_changelog_know_every_command() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    let changelog = std::fs::read_to_string(root().join("CHANGELOG.md")).unwrap();
+    let section = readme.split("## Where it stands").nth(1).unwrap();
+    let section = section.split("\n## ").next().unwrap();
+    let (today, to_come) = section.split_once("\nTo come").unwrap();
+    let words = |text: &str| -> Vec<String> {
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '.');
+        words.map(str::to_owned).collect()
+    };
+    let (today, changelog) = (words(today), words(&changelog));
+    // What these do is told as a thing, not by the name.
+    let told = |name: &str| {
+        match name {
+            "init" => "vaults",
+            "backup" => "backups",
+            "config" => "etcdvault.toml",
+            "man" | "completions" => "",
+            other => return other.to_owned(),
+        }
+        .to_owned()
+    };
+    let mut checked = 0;
+    for (name, command) in commands() {
+        let own = name.split(' ').skip(1).collect::<Vec<_>>();
+        let wanted = match own.as_slice() {
+            [only] if !command.has_subcommands() => told(only),
+            ["state", sub] => (*sub).to_owned(),
+            [group, ..] => told(group),
+            [] => continue,
+        };
+        if wanted.is_empty() {
+            continue;
+        }
+        assert!(today.contains(&wanted), "README.md, \"There today\": no {wanted} for {name}");
+        let listed = changelog.contains(&wanted) || changelog.contains(&own.join(" "));
+        let there = listed || ["vaults", "backups"].contains(&wanted.as_str());
+        assert!(there, "CHANGELOG.md: no {wanted} for {name}");
+        checked += 1;
+    }
+    assert!(checked > 18, "only {checked} were looked at");
+    assert!(!to_come.contains("undone"), "plans can be undone today: {to_come}");
+    for flag in ["--with-data", "--only", "--as-shell"] {
+        assert!(changelog.join(" ").contains(flag), "CHANGELOG.md: no {flag}");
+    }
+}
+
+/// Wherever somebody is told how long a lock is watched, it is as long as it is.
+#[test]
+fn how_long_a_lock_is_watched_is_one_number() {
+    let known = format!("{} seconds", etcdvault::plan::lock::STILL.as_secs());
+    let mut told: Vec<(String, String)> = Vec::new();
+    for path in documents() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let shown = path.strip_prefix(root()).unwrap().display().to_string();
+        told.extend(text.lines().map(|line| (shown.clone(), line.to_owned())));
+    }
+    for (name, command) in commands() {
+        for arg in command.get_arguments() {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            told.push((name.clone(), help));
+        }
+    }
+    let mut checked = 0;
+    let about = |line: &str| {
+        line.contains("sign of life") && !line.contains("raises `beat`")
+            || line.contains("Asked to take over")
+    };
+    for (place, line) in told.iter().filter(|(_, line)| about(line)) {
+        assert!(line.contains(&known), "{place}: not {known}: {line}");
+        checked += 1;
+    }
+    assert!(checked >= 9, "only {checked} places tell of it");
+}
+
 /// Words of prose in backquotes that begin with `etcdvault` name commands and flags
 /// that exist.
 #[test]

@@ -70,6 +70,8 @@ impl Host {
             0o640,
         );
         host.write("etc/default/etcd", "# mine\nETCD_NAME=\"x\"\n", 0o644);
+        host.write("etc/sysconfig/flanneld", "FLANNEL_ETCD_PREFIX=\"/net\"\n", 0o644);
+        host.write("etc/default/flanneld", "FLANNELD_IFACE=eth1\n", 0o644);
         host.write("var/lib/kubelet/config.yaml", "cgroupDriver: systemd\n", 0o644);
         host.write("var/lib/kubelet/pods/big", "no configuration", 0o644);
         host.write("etc/shadow", "root:secret", 0o600);
@@ -253,8 +255,15 @@ async fn an_archive_holds_the_state_and_nothing_else() {
         assert_eq!(was, is, "{kept}");
         assert!(is.len() < came.len());
     }
-    assert!(unpacked.join("srv/keys/encryption.yaml").exists());
-    assert!(unpacked.join("var/lib/kubelet/config.yaml").exists());
+    for kept in [
+        "srv/keys/encryption.yaml",
+        "var/lib/kubelet/config.yaml",
+        "etc/sysconfig/flanneld",
+        "etc/default/flanneld",
+    ] {
+        let (is, was) = (std::fs::read(host.path(kept)), std::fs::read(unpacked.join(kept)));
+        assert_eq!(was.unwrap(), is.unwrap(), "{kept}");
+    }
     let linked = unpacked.join("etc/kubernetes/pki/sa-again.pub").metadata().unwrap();
     assert_eq!(linked.ino(), unpacked.join("etc/kubernetes/pki/sa.pub").metadata().unwrap().ino());
     // Neither what lies beside, nor what a link leads to, nor the data.

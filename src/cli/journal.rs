@@ -85,7 +85,7 @@ pub(crate) struct ResumeArgs {
     /// Go on without this node, which does not answer and which no step touches
     #[arg(long, value_name = "NAME")]
     without: Vec<String>,
-    /// Take the cluster's lock from an owner that gives no sign of life for half a minute
+    /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
     /// Store private keys readable for everybody with access to the vault
@@ -116,7 +116,7 @@ pub(crate) struct RollbackArgs {
     /// Leave the steps of this node, which does not answer, as they are (exit code 3)
     #[arg(long, value_name = "NAME")]
     without: Vec<String>,
-    /// Take the cluster's lock from an owner that gives no sign of life for half a minute
+    /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
 }

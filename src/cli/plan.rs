@@ -182,7 +182,7 @@ pub(crate) fn not_begun(error: RunError, typed: &Typed) -> Failure {
         }
         RunError::Lock(_) if error.is_busy() => Some(
             "wait until it is done; where its owner is gone, the same command with \
-             --take-over-lock: it waits half a minute for a sign of life"
+             --take-over-lock: it waits 25 seconds for a sign of life"
                 .to_owned(),
         ),
         RunError::BeyondReturn { instead, .. } => Some(instead.clone()),

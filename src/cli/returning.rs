@@ -73,7 +73,7 @@ pub(crate) struct StateReturnArgs {
     /// Set the files although members, addresses or versions are not those of the state
     #[arg(long)]
     force_topology: bool,
-    /// Take the cluster's lock from an owner that gives no sign of life for half a minute
+    /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
     /// A file or directory beside what is found, as `state save --path` took it

@@ -69,6 +69,9 @@ pub struct Options {
     /// Nodes that cannot be reached: rolling back leaves their steps as they are, going
     /// on is possible where no step touches them.
     pub without: BTreeSet<Place>,
+    /// How many nodes the cluster has: the lock needs more than half of them, asked or
+    /// not. 0 counts the plan's alone.
+    pub of: usize,
 }
 
 /// Everything that a run needs beside the plan.
@@ -76,7 +79,7 @@ pub struct Options {
 pub struct Engine<W> {
     /// What steps act on.
     pub world: Arc<W>,
-    /// Where the journal is: the nodes of the plan, and the vault.
+    /// Where the journal is: the nodes of the plan.
     pub journals: Vec<Arc<dyn JournalStore>>,
     /// Where the lock is: the nodes of the plan.
     pub locks: Vec<Arc<dyn LockStore>>,
@@ -327,7 +330,7 @@ impl<W: Send + Sync> Engine<W> {
         require_all(&found, without)?;
         self.locked(&found.plan, async |lock| {
             // It may have been put on some places only.
-            journal::put(&nodes_of(&journals), &found.plan).await?;
+            journal::put(&journals, &found.plan).await?;
             // Read again: only now is nobody else writing.
             let history = journal::load::<S>(&journals, id).await?;
             require_all(&history, without)?;
@@ -352,7 +355,7 @@ impl<W: Send + Sync> Engine<W> {
         self.check_places(&found.plan)?;
         require_all(&found, without)?;
         self.locked(&found.plan, async |lock| {
-            journal::put(&nodes_of(&journals), &found.plan).await?;
+            journal::put(&journals, &found.plan).await?;
             let history = journal::load::<S>(&journals, id).await?;
             require_all(&history, without)?;
             if history.ending == Some(Ending::RolledBack) {
@@ -371,8 +374,7 @@ impl<W: Send + Sync> Engine<W> {
 
     fn check_places<S: Act<W>>(&self, plan: &Plan<S>) -> Result<(), RunError> {
         for node in plan.nodes.difference(&self.options.without) {
-            let journal =
-                self.journals.iter().any(|store| store.place() == node && store.keeps_records());
+            let journal = self.journals.iter().any(|store| store.place() == node);
             let lock = self.locks.iter().any(|store| store.place() == node);
             if !journal || !lock {
                 return Err(RunError::NoPlace(node.clone()));
@@ -385,7 +387,7 @@ impl<W: Send + Sync> Engine<W> {
         if self.options.beside_unfinished {
             return Ok(());
         }
-        let (plans, missing) = journal::list(&nodes_of(&self.journals)).await;
+        let (plans, missing) = journal::list(&self.journals).await;
         if !missing.is_empty() {
             return Err(JournalError::Missing { missing, total: self.journals.len() }.into());
         }
@@ -416,6 +418,7 @@ impl<W: Send + Sync> Engine<W> {
             operation: &plan.operation,
             owner: &self.owner,
             take_over: self.options.take_over_lock,
+            of: self.options.of,
         };
         let lock = lock::take(&stores, &request, &self.clock).await?;
         let ended = tokio::sync::Notify::new();
@@ -487,11 +490,6 @@ impl<W: Send + Sync> Engine<W> {
         let states = run.states.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(report(&history.plan, direction, outcome, states, left, warnings))
     }
-}
-
-/// The nodes alone: to go on or back the vault is not needed.
-fn nodes_of(stores: &[Arc<dyn JournalStore>]) -> Vec<Arc<dyn JournalStore>> {
-    stores.iter().filter(|store| store.keeps_records()).cloned().collect()
 }
 
 /// A step that touches one of `nodes`.

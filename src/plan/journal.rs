@@ -82,11 +82,6 @@ pub trait JournalStore: fmt::Debug + Send + Sync {
     /// Its name.
     fn place(&self) -> &Place;
 
-    /// Whether it keeps records beside plans: nodes do, the vault does not.
-    fn keeps_records(&self) -> bool {
-        true
-    }
-
     /// The plans that it keeps.
     async fn list(&self) -> Result<Vec<PlanId>, PlaceError>;
 
@@ -296,8 +291,8 @@ pub async fn load<S: Step>(
     let read = join_all(stores.iter().map(async |store| {
         let plan = store.plan(id).await?;
         let records = match &plan {
-            Some(_) if store.keeps_records() => store.records(id).await?,
-            _ => Vec::new(),
+            Some(_) => store.records(id).await?,
+            None => Vec::new(),
         };
         Ok::<_, PlaceError>((plan, records))
     }))
@@ -336,7 +331,7 @@ pub async fn load<S: Step>(
     let digest = record::plan_digest(bytes);
     let mut files = BTreeMap::new();
     for (store, _, bytes) in &found {
-        if !store.keeps_records() || !plan.nodes.contains(store.place()) {
+        if !plan.nodes.contains(store.place()) {
             continue;
         }
         let place = store.place().clone();
@@ -596,17 +591,16 @@ pub async fn list(stores: &[Arc<dyn JournalStore>]) -> (Vec<Listed>, Vec<PlaceEr
             }
         };
         for id in ids {
-            let (bytes, records) = match (store.plan(id).await, store.keeps_records()) {
-                (Ok(Some(bytes)), true) => match store.records(id).await {
+            let (bytes, records) = match store.plan(id).await {
+                Ok(Some(bytes)) => match store.records(id).await {
                     Ok(records) => (bytes, records),
                     Err(error) => {
                         missing.push(error);
                         break;
                     }
                 },
-                (Ok(Some(bytes)), false) => (bytes, Vec::new()),
-                (Ok(None), _) => continue,
-                (Err(error), _) => {
+                Ok(None) => continue,
+                Err(error) => {
                     missing.push(error);
                     break;
                 }

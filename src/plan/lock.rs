@@ -2,6 +2,8 @@
 //! the nodes.
 //!
 //! - Whoever holds more than half of the nodes holds the lock; so nobody else does.
+//!   Nodes of the cluster that are not even asked count, where their number is given:
+//!   of two who reach different nodes at most one has more than half of all.
 //! - A claim on a minority, left by somebody who died or lost while taking it, is
 //!   replaced by the next holder.
 //! - A holder that died is taken over only knowingly, and only after its claim was
@@ -156,6 +158,9 @@ pub struct Request<'a> {
     pub owner: &'a Owner,
     /// Whether a holder that gives no sign of life is taken over.
     pub take_over: bool,
+    /// How many nodes the cluster has, of which more than half are needed, asked or not;
+    /// those that are asked where it is less.
+    pub of: usize,
 }
 
 /// A lock that is held. Given back by [`Lock::release`]; dropped, it stays and has
@@ -163,6 +168,8 @@ pub struct Request<'a> {
 #[derive(Debug)]
 pub struct Lock {
     stores: Vec<Arc<dyn LockStore>>,
+    /// So many nodes are a majority.
+    needed: usize,
     claim: tokio::sync::Mutex<Held>,
     clock: Clock,
     lost: AtomicBool,
@@ -184,6 +191,11 @@ pub async fn holder(stores: &[Arc<dyn LockStore>], cluster: &str) -> Option<Clai
     let found = join_all(stores.iter().map(|store| store.read(cluster))).await;
     let claims = found.into_iter().filter_map(|read| parse(&read.ok()??).ok());
     most(claims.collect(), stores.len() / 2 + 1)
+}
+
+/// More than half of the nodes that are asked, or of the cluster's where these are more.
+fn majority(stores: &[Arc<dyn LockStore>], of: usize) -> usize {
+    stores.len().max(of) / 2 + 1
 }
 
 /// The claim that stands on at least `needed` places.
@@ -229,7 +241,8 @@ pub async fn take(
             let lost = AtomicBool::new(false);
             let claim = tokio::sync::Mutex::new(held);
             let good = std::sync::Mutex::new(tokio::time::Instant::now());
-            Ok(Lock { stores, claim, clock: clock.clone(), lost, good, taken_from })
+            let needed = majority(&stores, request.of);
+            Ok(Lock { stores, needed, claim, clock: clock.clone(), lost, good, taken_from })
         }
         Err(error) => {
             taker.give_back().await;
@@ -256,7 +269,8 @@ struct Walk {
 
 impl Taker<'_> {
     async fn run(&mut self, claim: &Claim) -> Result<(), LockError> {
-        let (total, needed) = (self.stores.len(), self.stores.len() / 2 + 1);
+        let total = self.stores.len().max(self.request.of);
+        let needed = majority(self.stores, self.request.of);
         for attempt in 0..ATTEMPTS {
             let walk = self.walk().await;
             if self.own.len() >= needed {
@@ -491,7 +505,7 @@ impl Lock {
                 _ => {}
             }
         }
-        let needed = self.stores.len() / 2 + 1;
+        let needed = self.needed;
         if foreign >= needed {
             self.lost.store(true, Ordering::SeqCst);
         }

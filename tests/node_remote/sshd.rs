@@ -303,6 +303,45 @@ async fn a_program_that_cannot_be_the_agent_is_refused_with_the_remedy() {
     }
 }
 
+/// Nothing is sent to, and nothing started from, where somebody else could put a program.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_others_can_change_takes_no_program() {
+    let sshd = Sshd::start("").await;
+    let base = sshd.var_lib().join("etcdvault-agent");
+    let mode = |path: &Path, mode| fs::set_permissions(path, PermissionsExt::from_mode(mode));
+    let owner = |path: &Path, user| std::os::unix::fs::chown(path, Some(user), None);
+    let refused = async |left: usize| {
+        let error = sshd.refused(&sshd.spec()).await;
+        assert_eq!(error.kind, NodeErrorKind::Permission, "{error:?}");
+        assert!(error.why.contains("can be changed by others"), "{error:?}");
+        assert!(error.hint.is_some(), "{error:?}");
+        assert_eq!(fs::read_dir(&base).unwrap().count(), left, "something was sent");
+        eventually("nothing runs", || sshd.agents().is_empty()).await;
+    };
+    fs::create_dir(&base).unwrap();
+    mode(&base, 0o775).unwrap();
+    refused(0).await;
+    mode(&base, 0o755).unwrap();
+    owner(&base, 4242).unwrap();
+    refused(0).await;
+    owner(&base, 0).unwrap();
+    // What is above counts as much.
+    mode(&sshd.var_lib(), 0o777).unwrap();
+    refused(0).await;
+    mode(&sshd.var_lib(), 0o755).unwrap();
+    sshd.connect().await.facts().await.unwrap();
+
+    // And so does what was sent before, though its content is right.
+    let directory = fs::read_dir(&base).unwrap().next().unwrap().unwrap().path();
+    mode(&directory, 0o777).unwrap();
+    refused(1).await;
+    mode(&directory, 0o700).unwrap();
+    owner(&directory.join("etcdvault"), 4242).unwrap();
+    refused(1).await;
+    owner(&directory.join("etcdvault"), 0).unwrap();
+    sshd.connect().await.facts().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_is_cut_within_a_call_is_lost_and_leaves_nothing() {
     let sshd = Sshd::start("").await;

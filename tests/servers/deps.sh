@@ -57,7 +57,7 @@ case $purpose in
   demo) program openssl openssl; program jq jq; program setpriv util-linux ;;
   test)
     program setpriv util-linux; program openssl openssl; program age age; program zstd zstd
-    program systemd-analyze systemd
+    program systemd-analyze systemd; program strace strace
     program jq jq; program python3 python3; [ -x /usr/sbin/dnsmasq ] || missing+=(dnsmasq-base)
     # The test hosts.
     program mmdebstrap mmdebstrap; program systemd-nspawn systemd-container; program ip iproute2

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The release binary in target/dist, linked against glibc 2.17 symbols, and the
-# proof: its newest glibc symbol, and `--version` on Debian 12 and 13.
+# proof: its newest glibc symbol, and on Debian 12 and 13 `--version` and the
+# greeting that it gives as the agent of a node.
 #
 # zig is the linker (cargo-zigbuild and zig come from PyPI); root file systems
 # are made by mmdebstrap once and kept in the test cache.
@@ -53,6 +54,16 @@ enter() {
   shift
   if [ "$(id -u)" = 0 ]; then chroot "$at" "$@"; else unshare --map-root-user chroot "$at" "$@"; fi
 }
+# greeting ROOT: the line by which the program says who it is when it is started
+# as the agent of a node. It reads its own file through /proc.
+greeting() {
+  local own=()
+  [ "$(id -u)" = 0 ] || own=(--map-root-user)
+  unshare --mount "${own[@]}" sh -c 'mount --rbind /dev "$1/dev" && mount --rbind /proc "$1/proc" &&
+    exec chroot "$1" timeout 60 /usr/local/bin/etcdvault node-agent' sh "$1" </dev/null 2>&1 |
+    head -c 4096 | tr -d '\0' | grep -a '^ETCDVAULT-AGENT ' || true
+}
+digest=$(sha256sum <"$binary" | cut -d ' ' -f 1)
 for suite in bookworm trixie; do
   at=$cache/rootfs-$suite
   if [ ! -d "$at" ]; then
@@ -65,6 +76,9 @@ for suite in bookworm trixie; do
   install -m 755 "$binary" "$at/usr/local/bin/etcdvault"
   said=$(enter "$at" /usr/local/bin/etcdvault --version) || fail "does not run on Debian $suite"
   [ "$said" = "$version" ] || fail "on Debian $suite it says '$said'"
-  echo "runs on Debian $(cat "$at/etc/debian_version") ($suite): $said"
+  greeted=$(greeting "$at")
+  [[ $greeted =~ ^ETCDVAULT-AGENT\ [1-9][0-9]*\ ${version#etcdvault }\ $digest$ ]] ||
+    fail "as the agent of a node on Debian $suite it says '$greeted'"
+  echo "runs on Debian $(cat "$at/etc/debian_version") ($suite): $said, and as an agent"
 done
 (cd "$dist" && sha256sum etcdvault > etcdvault.sha256 && cat etcdvault.sha256)

@@ -495,3 +495,6 @@ fn unified(path: &str, was_there: bool, is_there: bool, was: &str, is: &str) -> 
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,8 @@ pub enum Validity {
     Current,
     /// From 2020 to 2021.
     Expired,
+    /// From 2020 to this year, month and day.
+    Until(i32, u8, u8),
 }
 
 /// A certificate authority that writes what it issues into a directory.
@@ -106,6 +108,7 @@ impl Authority {
         params.not_after = match validity {
             Validity::Current => date_time_ymd(2090, 1, 1),
             Validity::Expired => date_time_ymd(2021, 1, 1),
+            Validity::Until(year, month, day) => date_time_ymd(year, month, day),
         };
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
