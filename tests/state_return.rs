@@ -163,7 +163,10 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
             if is.0.units.contains_key("kubelet.service") {
                 node.link(wants, "../kubelet.service");
             }
-        } else if is.0.units.contains_key("etcd.service") {
+        } else {
+            node.dir("/etc/systemd/system/multi-user.target.wants");
+        }
+        if !pods && is.0.units.contains_key("etcd.service") {
             node.link(
                 "/etc/systemd/system/multi-user.target.wants/etcd.service",
                 "/etc/systemd/system/etcd.service",
@@ -516,7 +519,16 @@ fn gone(ran: bool) -> Case<Step, World> {
     let was = lines(vec![line("/etc/systemd/system/etcd.service", UNIT, 0, 0o644)]);
     let mut nothing = about(None, None);
     nothing.units.clear();
-    case(vec![Setup { name: "k1", was: (unit(ran), was), is: (nothing, lines(vec![])) }], false)
+    let is = (nothing, lines(vec![]));
+    let case = case(vec![Setup { name: "k1", was: (unit(ran), was), is }], false);
+    let node = sim(&case.net, "k1");
+    for (file, what) in [("snap/db", "db"), ("wal/0.wal", "wal")] {
+        node.file(&format!("/var/lib/etcd/data/member/{file}"), what, 7, 0o600);
+    }
+    for path in ["", "/member", "/member/snap", "/member/wal"] {
+        node.chown(&format!("/var/lib/etcd/data{path}"), 7, 0o700);
+    }
+    case
 }
 
 fn gone_and_ran() -> Case<Step, World> {

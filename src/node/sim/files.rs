@@ -45,7 +45,8 @@ pub(super) struct Tree {
     pub(super) now: Names,
     durable: Names,
     pub(super) volumes: Vec<Volume>,
-    /// Grows with every change of names or contents.
+    /// Grows with every change outside `/var`: what systemd and the kubelet look at lies
+    /// elsewhere.
     pub(super) changes: u64,
 }
 
@@ -91,14 +92,18 @@ impl Tree {
         if synced {
             self.durable.insert(path.clone(), inode.clone());
         }
+        self.touched(&path);
         self.now.insert(path, inode);
-        self.changes += 1;
     }
 
     fn take(&mut self, path: &Path) {
         self.now.remove(path);
         self.durable.remove(path);
-        self.changes += 1;
+        self.touched(path);
+    }
+
+    fn touched(&mut self, path: &Path) {
+        self.changes += u64::from(!path.starts_with("/var"));
     }
 
     /// Makes everything below `path` durable.
@@ -395,7 +400,7 @@ impl Tree {
             return fault(NodeErrorKind::Unexpected, "the root directory cannot be removed");
         }
         self.writable(&path, 0)?;
-        self.changes += 1;
+        self.touched(&path);
         for names in [&mut self.now, &mut self.durable] {
             let gone: Vec<PathBuf> = below(names, &path).map(|(p, _)| p.clone()).collect();
             for path in gone {
@@ -420,7 +425,8 @@ impl Tree {
         if self.volume_at(&from) != self.volume_at(&to) {
             return fault(NodeErrorKind::Unsupported, "the two are on different file systems");
         }
-        self.changes += 1;
+        self.touched(&from);
+        self.touched(&to);
         for names in [&mut self.now, &mut self.durable] {
             let moved: Vec<PathBuf> = below(names, &from).map(|(p, _)| p.clone()).collect();
             for old in moved {

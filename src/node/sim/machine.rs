@@ -37,6 +37,9 @@ pub(super) struct Machine {
     pub(super) foreign: Vec<SocketAddr>,
     /// The tree's changes when manifests were last compared with pods.
     compared: Option<u64>,
+    /// Whether there is a unit of the kubelet, and with which of the tree's changes that was
+    /// found.
+    kubelet_unit: Option<(u64, bool)>,
     boot: u64,
     units: BTreeMap<String, SimUnit>,
     pods: Vec<Pod>,
@@ -63,6 +66,7 @@ impl Machine {
             unready: BTreeMap::new(),
             foreign: Vec::new(),
             compared: None,
+            kubelet_unit: None,
             boot: 1,
             units: BTreeMap::new(),
             pods: Vec::new(),
@@ -426,12 +430,22 @@ impl Machine {
 
     /// Where the kubelet is a unit, whether that runs. Without it containers go on, and
     /// nothing starts or ends one.
-    fn kubelet_runs(&self) -> bool {
-        self.kubelet
-            && match self.units.get(KUBELET) {
-                Some(unit) => unit.running.is_some(),
-                None => units::load(&self.tree, KUBELET).is_none(),
+    fn kubelet_runs(&mut self) -> bool {
+        if !self.kubelet {
+            return false;
+        }
+        if let Some(unit) = self.units.get(KUBELET) {
+            return unit.running.is_some();
+        }
+        let changes = self.tree.changes;
+        match self.kubelet_unit {
+            Some((at, is)) if at == changes => !is,
+            _ => {
+                let is = units::load(&self.tree, KUBELET).is_some();
+                self.kubelet_unit = Some((changes, is));
+                !is
             }
+        }
     }
 
     fn compare_manifests(&mut self, moment: &Moment) {
