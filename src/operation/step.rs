@@ -14,7 +14,10 @@
 mod act;
 mod data;
 mod file;
+mod health;
 mod service;
+
+pub(super) use health::is_ready;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -454,7 +457,11 @@ impl plan::Step for Step {
             ),
             Self::Stop { service, instances } => (
                 format!("stop {}; wait until it is gone", service.name()),
-                "its files change".to_owned(),
+                match instances.iter().any(|it| matches!(it.how, How::BootUnit { .. })) {
+                    true => "its files change; until it is started no boot starts it either",
+                    false => "its files change",
+                }
+                .to_owned(),
                 nodes(instances),
                 undoable("start it"),
             ),

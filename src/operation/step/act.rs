@@ -17,8 +17,6 @@ use crate::plan::{Act, Context, Outputs, Place, Probe, StepError};
 const OPEN: Duration = Duration::from_secs(180);
 /// How often they are looked at.
 const PAUSE: Duration = Duration::from_millis(500);
-/// systemd making a link.
-const ENABLE: Duration = Duration::from_secs(60);
 
 /// A failure of the vault's, or of the cluster's, as a step's.
 pub(super) fn not_stored(failure: &Failure) -> StepError {
@@ -118,8 +116,10 @@ async fn is_stale(node: &dyn Node, units: &[String]) -> Result<bool, StepError> 
 }
 
 async fn enable(node: &dyn Node, unit: &str, enabled: bool) -> Result<(), StepError> {
-    let action = if enabled { UnitAction::Enable } else { UnitAction::Disable };
-    node.unit_do(unit, action, ENABLE).await.map_err(failed)
+    if !enabled {
+        return service::disable(node, unit).await;
+    }
+    node.unit_do(unit, UnitAction::Enable, service::ENABLE).await.map_err(failed)
 }
 
 fn ids(members: &[NewMember]) -> Vec<String> {
