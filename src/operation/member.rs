@@ -15,8 +15,23 @@ pub mod planner;
 pub mod prepare;
 pub mod quorum;
 
+use std::path::PathBuf;
+
 use crate::operation::failure::{Failure, FailureKind};
-use crate::operation::step::MemberNow;
+use crate::operation::step::{MemberNow, Step, aside};
+use crate::plan::Plan;
+
+/// Where data is that a plan set aside: nodes and paths.
+pub fn kept(plan: &Plan<Step>) -> Vec<(String, PathBuf)> {
+    let of_step = |step: &Step| match step {
+        Step::SetAside { node, paths } => paths
+            .iter()
+            .map(|path| (node.to_string(), aside::place_of(path, plan.id)))
+            .collect::<Vec<_>>(),
+        _ => Vec::new(),
+    };
+    plan.steps().flat_map(|(_, step)| of_step(step)).collect()
+}
 
 /// The member that a person names: by its name, or by its id as etcd writes it.
 pub fn find<'a>(

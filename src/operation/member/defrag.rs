@@ -165,16 +165,15 @@ pub async fn defrag(
         return Err(nobody_answers("nothing was defragmented", &view));
     }
     let rows = order(&view, options)?;
+    let silent = view.rows.iter().filter(|row| row.answer.is_err());
+    let lost: Vec<String> =
+        silent.filter_map(|row| row.member_id()).map(|id| id.to_string()).collect();
     let no_space = view.alarms.iter().filter(|alarm| alarm.alarm == "NOSPACE").map(|alarm| {
         let row = view.rows.iter().find(|row| row.member_id() == Some(alarm.member_id));
         row.map_or_else(|| alarm.member_id.to_string(), Row::label)
     });
-    let mut report = DefragReport {
-        no_space: no_space.collect(),
-        members: rows,
-        led_by: None,
-        freed: 0,
-    };
+    let mut report =
+        DefragReport { no_space: no_space.collect(), members: rows, led_by: None, freed: 0 };
     if options.dry_run {
         return Ok(report);
     }
@@ -184,7 +183,7 @@ pub async fn defrag(
         }
         let name = report.members[at].name.clone();
         events.started(format!("defragmenting {name}"), None);
-        let done = one(live, &mut report.members[at], &mut report.led_by, options).await;
+        let done = one(live, &mut report.members[at], &mut report.led_by, &lost, options).await;
         events.finished();
         if let Err(failure) = done {
             let mut why = vec![failure.what.clone()];
@@ -201,11 +200,8 @@ pub async fn defrag(
             break;
         }
     }
-    report.freed = report
-        .members
-        .iter()
-        .filter_map(|row| Some(row.before?.saturating_sub(row.after?)))
-        .sum();
+    report.freed =
+        report.members.iter().filter_map(|row| Some(row.before?.saturating_sub(row.after?))).sum();
     Ok(report)
 }
 
@@ -213,17 +209,18 @@ async fn one(
     live: &Live,
     row: &mut DefragRow,
     led_by: &mut Option<String>,
+    lost: &[String],
     options: &DefragOptions,
 ) -> Result<(), Failure> {
     let failed = |why: String| Failure::new(FailureKind::Etcd, WHAT).detail(why);
-    let members = all_well(live).await?;
+    let members = all_well(live, lost).await?;
     let id = row.id.clone().unwrap_or_default();
     let member = members.iter().find(|member| member.id == id);
     let member = member.ok_or_else(|| failed(format!("{} is no member any more", row.name)))?;
     let voters = voters(&members);
     // Of two that are both well none can be spared either, and there is no other way.
-    let lost = voters.well < voters.all;
-    if !member.is_learner && lost && !voters.without(true).with(false).works() {
+    let some_lost = voters.well < voters.all;
+    if !member.is_learner && some_lost && !voters.without(true).with(false).works() {
         return Err(failed(format!("{voters}: {} cannot be spared for a moment", row.name)));
     }
     if member.leads()
@@ -247,7 +244,7 @@ async fn one(
     let after = client.status().await.map_err(|error| failed(error.to_string()))?;
     row.after = Some(after.db_size);
     row.done = Done::Defragmented;
-    all_well(live).await.map(drop)
+    all_well(live, lost).await.map(drop)
 }
 
 fn voters(members: &[MemberNow]) -> Voters {
@@ -255,29 +252,20 @@ fn voters(members: &[MemberNow]) -> Voters {
     Voters { all: voting().count(), well: voting().filter(|member| member.is_well()).count() }
 }
 
-/// Waits until as many voters are well as are needed when one is busy: all, or where some
-/// are lost, all but those.
-async fn all_well(live: &Live) -> Result<Vec<MemberNow>, Failure> {
+/// Waits until all voters are well but those that were lost when it began.
+async fn all_well(live: &Live, lost: &[String]) -> Result<Vec<MemberNow>, Failure> {
     let until = Instant::now() + WELL;
-    let mut best: Option<Vec<MemberNow>> = None;
     loop {
         let members = live.list().await?;
-        let now = voters(&members);
-        if now.well == now.all {
-            return Ok(members);
-        }
-        // One that is down for good is not waited for to the end.
-        let silent = |member: &MemberNow| member.answer.is_err();
-        let known_lost = best.as_ref().is_some_and(|before| {
-            members.iter().zip(before).all(|(a, b)| silent(a) == silent(b) && a.id == b.id)
-        });
-        if known_lost && now.works() && now.without(true).with(false).works() {
-            return Ok(members);
-        }
+        let unwell = members
+            .iter()
+            .find(|member| !member.is_learner && !member.is_well() && !lost.contains(&member.id));
+        let Some(unwell) = unwell else { return Ok(members) };
         if Instant::now() >= until {
-            return Err(Failure::new(FailureKind::Etcd, WHAT).detail(now.to_string()));
+            let why = unwell.answer.as_ref().err().map_or("it knows no leader", String::as_str);
+            return Err(Failure::new(FailureKind::Etcd, WHAT)
+                .detail(format!("{} is not well: {why}", unwell.label())));
         }
-        best = Some(members);
         tokio::time::sleep(PAUSE).await;
     }
 }

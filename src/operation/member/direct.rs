@@ -56,11 +56,9 @@ pub async fn run(
             }
             Err(error) => {
                 tell(StepPhase::Failed(error.why.clone()));
-                let mut failure = Failure::new(
-                    FailureKind::Etcd,
-                    format!("{} is not done", plan.operation),
-                )
-                .detail(format!("step {id}, {what}: {error}"));
+                let mut failure =
+                    Failure::new(FailureKind::Etcd, format!("{} is not done", plan.operation))
+                        .detail(format!("step {id}, {what}: {error}"));
                 failure.details.extend(error.details);
                 failure.hint = error.hint;
                 let before = (id.stage > 1).then(|| format!("the steps before {id} are done"));

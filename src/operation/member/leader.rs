@@ -126,8 +126,7 @@ mod tests {
 
     #[test]
     fn the_one_furthest_ahead_is_chosen() {
-        let mut members =
-            [member("k1", 90, "k1"), member("k2", 80, "k1"), member("k3", 85, "k1")];
+        let mut members = [member("k1", 90, "k1"), member("k2", 80, "k1"), member("k3", 85, "k1")];
         assert_eq!(choose(&members, None).unwrap().1.name, "k3");
         assert_eq!(choose(&members, Some("k2")).unwrap().1.name, "k2");
         members[2].is_learner = true;

@@ -157,7 +157,8 @@ mod tests {
             name: name.into(),
             address: address.map(str::to_owned),
         };
-        let nodes = [node("k1", Some("10.0.0.1")), node("k10", Some("10.0.0.10")), node("m3", None)];
+        let nodes =
+            [node("k1", Some("10.0.0.1")), node("k10", Some("10.0.0.10")), node("m3", None)];
         let find = |name: Option<&str>, url: &str| node_of(name, [url.to_owned()].iter(), &nodes);
         assert_eq!(find(Some("other"), "https://10.0.0.10:2380").as_deref(), Some("k10"));
         assert_eq!(find(Some("other"), "https://10.0.0.1:2380").as_deref(), Some("k1"));

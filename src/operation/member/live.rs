@@ -11,9 +11,7 @@ use crate::node::{ByteStream, NodeName};
 use crate::operation::failure::{Failure, FailureKind, etcd_hint};
 use crate::operation::returning::reached;
 use crate::operation::status::nobody_answers;
-use crate::operation::step::{
-    Contents, MemberAnswer, MemberNow, Membership, Refused, Says,
-};
+use crate::operation::step::{Contents, MemberAnswer, MemberNow, Membership, Refused, Says};
 use crate::plan::{Place, PlanId};
 use crate::types::HexId;
 
@@ -27,7 +25,9 @@ pub struct Live {
 
 impl fmt::Debug for Live {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Live").field("endpoints", &self.connection.endpoints).finish_non_exhaustive()
+        f.debug_struct("Live")
+            .field("endpoints", &self.connection.endpoints)
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,7 +63,9 @@ pub async fn listed(
             answer,
         }
     });
-    Ok(members.collect())
+    let mut members: Vec<MemberNow> = members.collect();
+    members.sort_by(|a, b| (&a.name, &a.id).cmp(&(&b.name, &b.id)));
+    Ok(members)
 }
 
 /// Whom to ask: the leader, else a voter that answers.

@@ -209,8 +209,10 @@ pub fn plan_remove(
     if let Some(why) = unreached {
         plan = plan.fact(
             "By hand",
-            format!("{label} is not stopped where it runs ({why}): stop it there, and never \
-                     start it again on its data"),
+            format!(
+                "{label} is not stopped where it runs ({why}): stop it there, and never \
+                     start it again on its data"
+            ),
         );
     }
     plan = stage(plan, hand_over(members, member));
@@ -396,11 +398,14 @@ pub fn plan_update(
     if let Some(node) = restarts {
         let paths = format!("{}:{ASIDE}/{} (its settings)", node.node, about.id);
         plan = plan.fact("Kept", paths);
-        plan = plan.fact("Down", match now.all {
-            1 => "the cluster, while its only member is restarted".to_owned(),
-            2 => format!("writes, while {label} is restarted: two voters need both"),
-            _ => format!("{label} alone, while it is restarted"),
-        });
+        plan = plan.fact(
+            "Down",
+            match now.all {
+                1 => "the cluster, while its only member is restarted".to_owned(),
+                2 => format!("writes, while {label} is restarted: two voters need both"),
+                _ => format!("{label} alone, while it is restarted"),
+            },
+        );
         plan = stage(plan, hand_over(members, member));
         plan = stage(plan, stop(node));
         plan = stage(plan, configure(node));

@@ -95,9 +95,11 @@ fn is_of(looked: &Looked<'_>, member: &MemberNow) -> bool {
     let told = own.iter().any(|url| member.peer_urls.contains(url));
     let addresses = &looked.seen.facts.addresses;
     let at = |ip: IpAddr| addresses.contains(&ip) || ip.is_loopback() && named;
-    let here = member.peer_urls.iter().filter_map(|url| host(url)).any(|host| {
-        host.parse::<IpAddr>().map_or(host == "localhost" && named, at)
-    });
+    let here = member
+        .peer_urls
+        .iter()
+        .filter_map(|url| host(url))
+        .any(|host| host.parse::<IpAddr>().map_or(host == "localhost" && named, at));
     // One that never started has no name yet.
     (named || member.name.is_empty()) && (told || here)
 }
@@ -207,9 +209,8 @@ fn all_named(members: &[MemberNow], without: &str, what: &str) -> Result<(), Fai
 
 /// Nobody joins a member that only its own machine reaches: row 2.
 fn local_only(members: &[MemberNow], what: &str) -> Result<(), Failure> {
-    let local = |member: &&MemberNow| {
-        member.peer_urls.iter().all(|url| host(url).is_some_and(is_loopback))
-    };
+    let local =
+        |member: &&MemberNow| member.peer_urls.iter().all(|url| host(url).is_some_and(is_loopback));
     match members.iter().find(local) {
         Some(member) => Err(refused(
             what,
@@ -254,8 +255,12 @@ async fn reaches(
         else {
             continue;
         };
-        let line =
-            format!("{} does not reach {} at {}: {why}", node.name(), member.label(), answer.address);
+        let line = format!(
+            "{} does not reach {} at {}: {why}",
+            node.name(),
+            member.label(),
+            answer.address
+        );
         failure = Some(match failure {
             None => refused(what, line).hint("look at routes, netmasks and firewalls between them"),
             Some(failure) => failure.detail(line),
@@ -359,9 +364,8 @@ pub async fn add(field: &Field<'_>, options: &AddOptions) -> Result<Plan<Step>, 
         match known {
             true => refused(what, format!("{}: no unit starts etcd there", options.node))
                 .hint("install etcd of the cluster's version with its unit first"),
-            false => refused(what, format!("{} is no node of the cluster", options.node)).hint(
-                format!("add it to nodes of the cluster and as [node.{}]", options.node),
-            ),
+            false => refused(what, format!("{} is no node of the cluster", options.node))
+                .hint(format!("add it to nodes of the cluster and as [node.{}]", options.node)),
         }
     })?;
     local_only(&members, what)?;
@@ -419,8 +423,10 @@ fn newcomer(
                 what,
                 format!("peers speak TLS, and {node} has no peer certificate"),
             )
-            .hint("lay its certificates there and set peer-cert-file, peer-key-file and \
-                   peer-trusted-ca-file in its etcd's settings"));
+            .hint(
+                "lay its certificates there and set peer-cert-file, peer-key-file and \
+                   peer-trusted-ca-file in its etcd's settings",
+            ));
         }
     }
     if client.starts_with("https:") {
@@ -430,8 +436,10 @@ fn newcomer(
                 what,
                 format!("clients speak TLS, and {node} has no certificate for them"),
             )
-            .hint("lay its certificates there and set cert-file, key-file and trusted-ca-file \
-                   in its etcd's settings"));
+            .hint(
+                "lay its certificates there and set cert-file, key-file and trusted-ca-file \
+                   in its etcd's settings",
+            ));
         }
     }
     let mut wanted = Vec::new();
@@ -468,7 +476,8 @@ fn address(
     if let Some(ip) = told.into_iter().find(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
         return Ok(ip);
     }
-    let link_local = |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
+    let link_local =
+        |ip: &IpAddr| matches!(ip, IpAddr::V6(ip) if ip.segments()[0] & 0xffc0 == 0xfe80);
     let own = looked.seen.facts.addresses.iter();
     let own: Vec<&IpAddr> = own.filter(|ip| ip.is_ipv6() == v6 && !link_local(ip)).collect();
     match own.as_slice() {
@@ -583,10 +592,13 @@ pub async fn update(field: &Field<'_>, options: &UpdateOptions) -> Result<Plan<S
             Some(member_node(looked, &wanted, what).await?)
         }
         None if options.name.is_some() || !options.client_urls.is_empty() => {
-            return Err(refused(what, format!(
-                "its name and where clients reach it are its own settings, and {}",
-                field.not_reached(member)
-            )));
+            return Err(refused(
+                what,
+                format!(
+                    "its name and where clients reach it are its own settings, and {}",
+                    field.not_reached(member)
+                ),
+            ));
         }
         None => None,
     };
@@ -717,8 +729,10 @@ mod tests {
 
     #[test]
     fn the_initial_cluster_names_all_so_far() {
-        let members =
-            [member("k1", "a1", "http://10.0.0.1:2380"), member("k2", "b2", "http://10.0.0.2:2380")];
+        let members = [
+            member("k1", "a1", "http://10.0.0.1:2380"),
+            member("k2", "b2", "http://10.0.0.2:2380"),
+        ];
         let url = ["http://10.0.0.3:2380".to_owned()];
         assert_eq!(
             initial_cluster(&members, "", "k3", &url),

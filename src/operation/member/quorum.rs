@@ -44,7 +44,12 @@ impl fmt::Display for Voters {
         let quorum = self.quorum();
         let verb = |count: usize| if count == 1 { "is" } else { "are" };
         let plural = if all == 1 { "" } else { "s" };
-        write!(f, "{quorum} of {all} voter{plural} {} needed, {well} {} well: ", verb(quorum), verb(well))?;
+        write!(
+            f,
+            "{quorum} of {all} voter{plural} {} needed, {well} {} well: ",
+            verb(quorum),
+            verb(well)
+        )?;
         match well.checked_sub(quorum) {
             None => f.write_str("the cluster takes no writes"),
             Some(0) => f.write_str("none can be lost"),
@@ -127,10 +132,7 @@ mod tests {
             assert_eq!(voters(all, all).quorum(), quorum, "{all}");
         }
         assert!(!voters(0, 0).works());
-        assert_eq!(
-            voters(3, 3).to_string(),
-            "2 of 3 voters are needed, 3 are well: 1 can be lost"
-        );
+        assert_eq!(voters(3, 3).to_string(), "2 of 3 voters are needed, 3 are well: 1 can be lost");
         assert_eq!(voters(1, 1).to_string(), "1 of 1 voter is needed, 1 is well: none can be lost");
         assert_eq!(
             voters(3, 1).to_string(),

@@ -9,7 +9,9 @@ use super::data::{self, HASH_KV, Wanted};
 use super::file::{self, failed, look};
 use super::membership::{self, Membership};
 use super::service::{self, State};
-use super::{Contents, Expected, Instance, NewMember, SAVED, Service, Step, World, aside, configure};
+use super::{
+    Contents, Expected, Instance, NewMember, SAVED, Service, Step, World, aside, configure,
+};
 use crate::node::{Node, UnitAction};
 use crate::operation::failure::Failure;
 use crate::plan::{Act, Context, Outputs, Place, Probe, StepError};
@@ -300,9 +302,7 @@ impl Act<World> for Step {
                 configure::apply(node, context, edits).await?;
                 if reload.is_empty() { Ok(()) } else { service::reload(node).await }
             }
-            Self::SetAside { node, paths } => {
-                aside::apply(world.node(node)?, paths, context).await
-            }
+            Self::SetAside { node, paths } => aside::apply(world.node(node)?, paths, context).await,
             Self::Membership { what } => {
                 let (cluster, contents) = world.cluster()?;
                 membership::apply(what, cluster, contents, context).await
@@ -373,9 +373,7 @@ impl Act<World> for Step {
                 configure::undo(node, context, edits).await?;
                 if reload.is_empty() { Ok(()) } else { service::reload(node).await }
             }
-            Self::SetAside { node, paths } => {
-                aside::undo(world.node(node)?, paths, context).await
-            }
+            Self::SetAside { node, paths } => aside::undo(world.node(node)?, paths, context).await,
             Self::Membership { what } => membership::undo(what, world.cluster()?.0, context).await,
             Self::Enable { node, unit, enabled } => {
                 enable(world.node(node)?, unit, !*enabled).await

@@ -356,7 +356,8 @@ mod tests {
             set(text, state, Some("existing"), said),
             "DAEMON_ARGS=\"--name k1 --initial-cluster-state existing\"\n"
         );
-        let text = "[Service]\nExecStart=/usr/bin/etcd --name=k1 \\\n  --initial-cluster-state=new\n";
+        let text =
+            "[Service]\nExecStart=/usr/bin/etcd --name=k1 \\\n  --initial-cluster-state=new\n";
         assert_eq!(
             set(text, state, Some("existing"), Said::UnitFlag),
             text.replace("state=new", "state=existing")

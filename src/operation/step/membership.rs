@@ -486,7 +486,8 @@ async fn promote(
                     (Ok(says), true) => match cluster.promote(id).await {
                         Ok(()) => return Ok(()),
                         Err(Refused::NotYet(failure)) => {
-                            let behind = leader.map_or(0, |it| it.applied.saturating_sub(says.applied));
+                            let behind =
+                                leader.map_or(0, |it| it.applied.saturating_sub(says.applied));
                             context.progress(format!("{name} is {behind} entries behind"));
                             not_stored(&failure)
                         }
