@@ -427,6 +427,14 @@ pub enum Step {
         /// Whether it is to start.
         enabled: bool,
     },
+    /// Starts a member that begins without data. What it wrote is kept under another name
+    /// when it is taken back.
+    StartNew {
+        /// Where.
+        instance: Instance,
+        /// Where it writes: `member`, and the log's directory where that lies elsewhere.
+        paths: Vec<PathBuf>,
+    },
     /// Starts a service on all nodes at the same time.
     Start {
         /// Which.
@@ -524,6 +532,12 @@ impl plan::Step for Step {
                 vec![node.clone()],
                 undoable(if *enabled { "disable it" } else { "enable it" }),
             ),
+            Self::StartNew { instance, .. } => (
+                "start etcd; wait until it is ready".to_owned(),
+                "it gets all data from the others".to_owned(),
+                vec![instance.node.clone()],
+                undoable("stop it, set aside what it wrote"),
+            ),
             Self::Start { service, instances } => (
                 format!("start {}; wait until it is ready", service.name()),
                 "it ran in the state".to_owned(),
@@ -564,6 +578,7 @@ impl plan::Step for Step {
             Self::Stop { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, true)));
             }
+            Self::StartNew { instance, .. } => commands.push(service::shell(instance, false)),
             Self::Start { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
             }

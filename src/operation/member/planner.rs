@@ -6,6 +6,8 @@
 //! - A member goes out of the cluster before its data is set aside, and a new one is
 //!   listed before it starts. There is no way back by undoing once one is out, or votes.
 
+use std::path::PathBuf;
+
 use chrono::{DateTime, Utc};
 
 use super::leader::successor;
@@ -41,8 +43,10 @@ pub struct MemberNode {
     pub edits: Vec<Edit>,
     /// Units whose files are among them.
     pub reload: Vec<String>,
-    /// What there is of data: `member`, and the log's directory elsewhere.
-    pub data: Vec<std::path::PathBuf>,
+    /// Where its data is, or will be: `member`, and the log's directory elsewhere.
+    pub places: Vec<PathBuf>,
+    /// Those of them where there is something.
+    pub data: Vec<PathBuf>,
 }
 
 /// How a new member joins.
@@ -130,14 +134,13 @@ fn configure(node: &MemberNode) -> Vec<Step> {
     if node.edits.is_empty() { Vec::new() } else { vec![step] }
 }
 
-fn start(node: &MemberNode) -> Vec<Step> {
-    // A member starts at boot.
+/// Where it runs from now on: a member starts at boot.
+fn started(node: &MemberNode) -> Instance {
     let how = match &node.etcd.how {
         How::Unit { unit } => How::BootUnit { unit: unit.clone() },
         other => other.clone(),
     };
-    let instances = vec![Instance { node: node.node.clone(), how, healthy: true }];
-    vec![Step::Start { service: Service::Etcd, instances }]
+    Instance { node: node.node.clone(), how, healthy: true }
 }
 
 fn remove(member: &MemberNow) -> Vec<Step> {
@@ -146,9 +149,7 @@ fn remove(member: &MemberNow) -> Vec<Step> {
 }
 
 fn kept(node: &MemberNode, id: PlanId) -> Option<String> {
-    let path = |path: &std::path::PathBuf| {
-        format!("{}:{}", node.node, aside::place_of(path, id).display())
-    };
+    let path = |path: &PathBuf| format!("{}:{}", node.node, aside::place_of(path, id).display());
     let mut kept: Vec<String> = node.data.iter().map(path).collect();
     if !node.edits.is_empty() {
         kept.push(format!("{}:{ASIDE}/{id} (its settings)", node.node));
@@ -298,7 +299,8 @@ fn join(
     let learner = joins == Joins::Learner;
     let add = MemberChange::Add { name: name.to_owned(), peer_urls, learner, known };
     plan = stage(plan, vec![Step::Membership { what: add }]);
-    plan = stage(plan, start(node));
+    let (instance, paths) = (started(node), node.places.clone());
+    plan = stage(plan, vec![Step::StartNew { instance, paths }]);
     if learner {
         if plan.last_free_return.is_none() {
             plan = votes(plan, name);
@@ -409,7 +411,8 @@ pub fn plan_update(
         plan = stage(plan, hand_over(members, member));
         plan = stage(plan, stop(node));
         plan = stage(plan, configure(node));
-        plan = stage(plan, start(node));
+        let instances = vec![started(node)];
+        plan = stage(plan, vec![Step::Start { service: Service::Etcd, instances }]);
     }
     let what = MemberChange::Update {
         id: member.id.clone(),

@@ -139,10 +139,11 @@ async fn member_node(
     let node = looked.node;
     let name = node.name();
     let place = Place::new(name.as_str()).map_err(|error| refused(what, error.to_string()))?;
-    let mut data = Vec::new();
+    let (mut places, mut data) = (Vec::new(), Vec::new());
     let log = looked.etcd.wal_dir.clone().filter(|wal| !wal.starts_with(&looked.etcd.data_dir));
     // The log first: what is complete has its `member`.
     for path in log.into_iter().chain([looked.etcd.data_dir.join("member")]) {
+        places.push(path.clone());
         let entry = node.stat(&path).await;
         let Some(entry) = entry.map_err(|error| refused(what, error.to_string()))? else {
             continue;
@@ -161,7 +162,7 @@ async fn member_node(
     };
     let stale = edits.iter().any(|edit| of_systemd(&edit.path));
     let reload = if stale { vec![unit] } else { Vec::new() };
-    Ok(MemberNode { node: place, etcd, edits, reload, data })
+    Ok(MemberNode { node: place, etcd, edits, reload, places, data })
 }
 
 /// `name=url,…` of all that are there, and of one more.

@@ -185,6 +185,9 @@ impl Act<World> for Step {
             Self::Stop { service, instances } => {
                 states(world, *service, instances, State::Stopped).await
             }
+            Self::StartNew { instance, .. } => {
+                states(world, Service::Etcd, std::slice::from_ref(instance), State::Runs).await
+            }
             Self::Start { service, instances } => {
                 states(world, *service, instances, State::Runs).await
             }
@@ -276,6 +279,10 @@ impl Act<World> for Step {
                 }
                 Ok(())
             }
+            Self::StartNew { instance, .. } => {
+                let node = world.node(&instance.node)?;
+                service::start(node, context, Service::Etcd, &instance.how).await
+            }
             Self::Start { service, instances } => {
                 let starts = instances.iter().map(async |instance| {
                     let node = world.node(&instance.node)?;
@@ -353,6 +360,11 @@ impl Act<World> for Step {
                     service::start_again(node, context, *service, instance).await
                 });
                 first_error(join_all(starts).await)
+            }
+            Self::StartNew { instance, paths } => {
+                let node = world.node(&instance.node)?;
+                service::stop(node, context, Service::Etcd, &instance.how).await?;
+                aside::take_back(node, paths, context).await
             }
             Self::Start { service, instances } => {
                 for instance in instances {

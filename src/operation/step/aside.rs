@@ -66,6 +66,20 @@ pub(super) async fn undo(
     Ok(())
 }
 
+/// Keeps what a member wrote that is taken back, under another name.
+pub(super) async fn take_back(
+    node: &dyn Node,
+    paths: &[PathBuf],
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    for part in parts(paths, context.plan) {
+        if stands(node, &part.place).await? {
+            keep(node, &part.place, &part.returned).await?;
+        }
+    }
+    Ok(())
+}
+
 /// With stock commands.
 pub(super) fn shell(node: &Place, paths: &[PathBuf]) -> Vec<Command> {
     let command = |path: &PathBuf| {
