@@ -16,12 +16,14 @@ mod table;
 
 mod backup;
 mod config;
+mod defrag;
 mod discover;
 mod files;
 mod init;
 mod inspect;
 mod journal;
 mod list;
+mod member;
 mod node_agent;
 mod plan;
 mod recover;
@@ -44,6 +46,7 @@ use crate::operation::{Failure, FailureKind};
 use args::{Cli, Command, ConfigCommand, RestoreCommand};
 use exit_code::Exit;
 use journal::JournalCommand;
+use member::MemberCommand;
 use output::Output;
 use recover::RecoverCommand;
 use state::StateCommand;
@@ -125,6 +128,14 @@ async fn run_command(
         Command::Import(args) => or_interrupted(files::import(args, output, setup)).await,
         Command::Inspect(args) => or_interrupted(inspect::run(args, output, setup)).await,
         Command::Status(args) => or_interrupted(status::run(args, output, setup)).await,
+        Command::Member(MemberCommand::List(args)) => {
+            or_interrupted(member::list(args, output, setup)).await
+        }
+        Command::Member(command) => member::change(command, &Typed::new(args), output, setup).await,
+        Command::Defrag(args) => or_interrupted(defrag::run(*args, output, setup)).await,
+        Command::MoveLeader(args) => {
+            or_interrupted(defrag::move_leader(*args, output, setup)).await
+        }
         Command::Discover(args) => or_interrupted(discover::run(*args, output, setup)).await,
         Command::Restore(RestoreCommand::DataDir(args)) => {
             with_grace(async |mut interrupt| {

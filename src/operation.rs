@@ -12,6 +12,7 @@ pub mod find;
 pub mod inspect;
 pub mod interrupt;
 pub mod journal;
+pub mod member;
 pub mod own_way;
 pub mod proof;
 pub mod recover;

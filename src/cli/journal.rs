@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 
 use super::exit_code::Exit;
 use super::human::{printable, time_utc};
+use super::member::live;
 use super::output::Output;
 use super::plan::{self, Halt, ended, not_begun, shown};
 use super::returning::contents;
@@ -95,7 +96,7 @@ pub(crate) struct ResumeArgs {
 /// Take a plan back to where it began
 ///
 /// One that was stopped, failed or killed, or one that is done. Needs the nodes alone, no
-/// vault.
+/// vault; where members of the cluster were changed, the cluster as well.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  etcdvault rollback 01JD3A")]
 pub(crate) struct RollbackArgs {
@@ -110,6 +111,8 @@ pub(crate) struct RollbackArgs {
     /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 fn places(nodes: &[Arc<dyn Node>]) -> Result<Vec<Arc<journal::NodePlace>>, Failure> {
@@ -372,6 +375,11 @@ pub(crate) async fn resume(
         let plan = &found.history.plan;
         let choice = setup.choose(Some(&plan.cluster))?;
         let with = &args.with;
+        if !plan.steps().any(|(_, step)| step.needs_vault()) {
+            let live = live(&choice, &with.connection, Some(&found.nodes), output).await?;
+            let contents: Arc<dyn Contents> = Arc::new(live);
+            return Ok((found, contents));
+        }
         let connection = choice.connection_if_any(&with.connection.raw()).await?;
         let settings = reach(connection, output).await?;
         let repository = open_vault(&with.vault, Some(&with.keys), &choice, output).await?;
@@ -404,12 +412,26 @@ pub(crate) async fn rollback(
     setup: &Setup,
 ) -> Result<Exit, Failure> {
     let halt = Halt::listen()?;
-    let without = Some(&args.without[..]);
-    let finding = find(setup, &args.keepers, &args.id, without, typed, output);
-    let Found { nodes, history } = halt.or(finding).await?;
+    let finding = async {
+        let without = Some(&args.without[..]);
+        let found = find(setup, &args.keepers, &args.id, without, typed, output).await?;
+        let plan = &found.history.plan;
+        let contents: Option<Arc<dyn Contents>> = match plan
+            .steps()
+            .any(|(_, step)| step.needs_cluster())
+        {
+            true => {
+                let choice = setup.choose(Some(&plan.cluster))?;
+                Some(Arc::new(live(&choice, &args.connection, Some(&found.nodes), output).await?))
+            }
+            false => None,
+        };
+        Ok((found, contents))
+    };
+    let (Found { nodes, history }, contents) = halt.or(finding).await?;
     let owner = plan::owner(setup);
     let options = options(args.take_over_lock, &args.without)?;
-    let engine = engine(&nodes, None, options, owner, &halt, output)?;
+    let engine = engine(&nodes, contents, options, owner, &halt, output)?;
     let ran = halt.run(output, engine.rollback::<Step>(history.plan.id)).await;
     let report = ran.map_err(|error| not_begun(error, typed))?;
     ended(&report, &history.plan, &[], typed, &halt, output)

@@ -16,13 +16,13 @@ use super::state::StateArgs;
 use super::ways::Typed;
 use crate::config::{Choice, Setup};
 use crate::event::Events;
+use crate::operation::Failure;
 use crate::operation::returning::vaulted::Vaulted;
 use crate::operation::returning::{self, ReturnOptions};
 use crate::operation::state::nodes;
 use crate::operation::state::save::{SaveOptions, check_encryption};
 use crate::operation::step::Contents;
 use crate::operation::vocabulary::{Connector, Node, Repository};
-use crate::operation::{Failure, FailureKind};
 use crate::types::ConnectionSettings;
 
 /// Set nodes up again as a state has them
@@ -222,15 +222,7 @@ pub(crate) async fn run(
     } else {
         // What is asked for is shown, however quiet it is to be.
         output.complaint(&shown);
-        let cluster = made.cluster.clone();
-        // The answer is waited for on a thread, so that Ctrl-C is heard meanwhile.
-        let asking = tokio::task::spawn_blocking(move || plan::confirm(&cluster));
-        halt.or(async {
-            asking.await.map_err(|error| {
-                Failure::new(FailureKind::Error, "the plan was not confirmed").because(error)
-            })?
-        })
-        .await?;
+        plan::ask(&halt, &made.cluster).await?;
     }
     let repository = Arc::new(repository);
     let cluster = made.cluster.as_str();

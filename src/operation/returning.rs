@@ -129,10 +129,14 @@ pub async fn prepare(
 pub fn checks(plan: &Plan<Step>) -> Vec<String> {
     let looks = rows(plan).into_iter().filter(|row| {
         let mut steps = row.steps.iter().filter_map(|id| plan.step(*id));
-        row.undone_by.is_none() && steps.all(|step| plan::Step::provides(step).is_empty())
+        steps.all(Step::is_look)
     });
     let nodes = |row: &Row| row.nodes.iter().map(Place::as_str).collect::<Vec<_>>().join(" ");
-    looks.map(|row| format!("{}: {}", nodes(&row), row.what)).collect()
+    let line = |row: Row| match row.nodes.is_empty() {
+        true => row.what,
+        false => format!("{}: {}", nodes(&row), row.what),
+    };
+    looks.map(line).collect()
 }
 
 /// Where what stood in the place of files is kept, and on which nodes, where there is any.

@@ -82,7 +82,11 @@ impl<S: Act<W>, W: Send + Sync + 'static> Case<S, W> {
     /// What lasts, once nothing moves any more.
     pub(crate) async fn snapshot(&self) -> Vec<String> {
         tokio::time::sleep(Duration::from_secs(120)).await;
-        self.net.snapshot(Path::new(OWN))
+        let mut lines = self.net.snapshot(Path::new(OWN));
+        // What etcd wrote before it was taken back is kept, and no difference.
+        let kept = format!(".returned-{}", self.plan.id);
+        lines.retain(|line| !line.contains(&kept));
+        lines
     }
 }
 
