@@ -18,6 +18,7 @@ use super::settings::{
 use super::ways::Typed;
 use crate::config::{Choice, Setup};
 use crate::event::Events;
+use crate::operation::Failure;
 use crate::operation::returning::vaulted::Vaulted;
 use crate::operation::returning::{self, ReturnOptions};
 use crate::operation::state::nodes;
@@ -25,7 +26,6 @@ use crate::operation::state::roots::Places;
 use crate::operation::state::save::{SaveOptions, check_encryption};
 use crate::operation::step::Contents;
 use crate::operation::vocabulary::{Connector, Node, Repository};
-use crate::operation::{Failure, FailureKind};
 use crate::types::ConnectionSettings;
 
 /// Set nodes up again as a state has them
@@ -139,7 +139,7 @@ pub(crate) fn contents(
 
 /// The other nodes of the cluster: they keep the journal and the lock, too, so that two
 /// operations on different nodes of one cluster know of each other.
-async fn keepers(
+pub(crate) async fn keepers(
     choice: &Choice<'_>,
     nodes: &[Arc<dyn Node>],
     output: &Output,
@@ -244,22 +244,7 @@ pub(crate) async fn run(
         output.result(&made, || plan::shown(&made, output.width()));
         return Ok(Exit::Ok);
     }
-    let shown = plan::shown(&made, output.width());
-    if args.yes {
-        output.note(&shown);
-    } else {
-        // What is asked for is shown, however quiet it is to be.
-        output.complaint(&shown);
-        let cluster = made.cluster.clone();
-        // The answer is waited for on a thread, so that Ctrl-C is heard meanwhile.
-        let asking = tokio::task::spawn_blocking(move || plan::confirm(&cluster));
-        halt.or(async {
-            asking.await.map_err(|error| {
-                Failure::new(FailureKind::Error, "the plan was not confirmed").because(error)
-            })?
-        })
-        .await?;
-    }
+    plan::confirmed(&made, args.yes, &halt, output).await?;
     let repository = Arc::new(repository);
     let cluster = made.cluster.as_str();
     let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
