@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
+use super::args::ConnectionArgs;
 use super::exit_code::Exit;
 use super::human::{printable, time_utc};
 use super::member::live;

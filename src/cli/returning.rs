@@ -110,7 +110,7 @@ pub(crate) fn contents(
 
 /// The other nodes of the cluster: they keep the journal and the lock, too, so that two
 /// operations on different nodes of one cluster know of each other.
-async fn keepers(
+pub(crate) async fn keepers(
     choice: &Choice<'_>,
     nodes: &[Arc<dyn Node>],
     output: &Output,
@@ -216,14 +216,7 @@ pub(crate) async fn run(
         output.result(&made, || plan::shown(&made, output.width()));
         return Ok(Exit::Ok);
     }
-    let shown = plan::shown(&made, output.width());
-    if args.yes {
-        output.note(&shown);
-    } else {
-        // What is asked for is shown, however quiet it is to be.
-        output.complaint(&shown);
-        plan::ask(&halt, &made.cluster).await?;
-    }
+    plan::confirmed(&made, args.yes, &halt, output).await?;
     let repository = Arc::new(repository);
     let cluster = made.cluster.as_str();
     let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
