@@ -16,14 +16,17 @@ mod table;
 
 mod backup;
 mod config;
+mod defrag;
 mod discover;
 mod files;
 mod init;
 mod inspect;
 mod journal;
 mod list;
+mod member;
 mod node_agent;
 mod plan;
+mod recover;
 mod restore;
 mod returning;
 mod shell;
@@ -43,7 +46,9 @@ use crate::operation::{Failure, FailureKind};
 use args::{Cli, Command, ConfigCommand, RestoreCommand};
 use exit_code::Exit;
 use journal::JournalCommand;
+use member::MemberCommand;
 use output::Output;
+use recover::RecoverCommand;
 use state::StateCommand;
 use ways::Typed;
 
@@ -123,12 +128,24 @@ async fn run_command(
         Command::Import(args) => or_interrupted(files::import(args, output, setup)).await,
         Command::Inspect(args) => or_interrupted(inspect::run(args, output, setup)).await,
         Command::Status(args) => or_interrupted(status::run(args, output, setup)).await,
+        Command::Member(MemberCommand::List(args)) => {
+            or_interrupted(member::list(args, output, setup)).await
+        }
+        Command::Member(command) => member::change(command, &Typed::new(args), output, setup).await,
+        Command::Defrag(args) => or_interrupted(defrag::run(*args, output, setup)).await,
+        Command::MoveLeader(args) => {
+            or_interrupted(defrag::move_leader(*args, output, setup)).await
+        }
         Command::Discover(args) => or_interrupted(discover::run(*args, output, setup)).await,
         Command::Restore(RestoreCommand::DataDir(args)) => {
             with_grace(async |mut interrupt| {
                 restore::data_dir(args, output, setup, &mut interrupt).await
             })
             .await
+        }
+        Command::Recover(RecoverCommand::DataDir(args)) => {
+            with_grace(async |mut interrupt| recover::data_dir(args, output, &mut interrupt).await)
+                .await
         }
         Command::Config(ConfigCommand::Check(args)) => config::check(&args, output, setup),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args, output, setup),

@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod discovery;
 pub mod error;
 mod lease;
+pub mod membership;
 pub mod snapshot;
 mod tls;
 pub mod v2;

@@ -35,8 +35,9 @@ use futures_util::stream::{BoxStream, StreamExt as _};
 pub use error::{NodeError, NodeErrorKind};
 pub use types::{
     Attributes, BuiltMember, Container, ContainerQuery, Entry, Facts, FileContent, FileKind,
-    LinkHow, Listener, MemberSpec, Mount, NodeName, Process, ProcessQuery, Reach, SetHow, Space,
-    SpecHash, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
+    HealthAnswer, HealthQuery, LinkHow, Listener, MemberSpec, Mount, NodeName, Process,
+    ProcessQuery, Reach, SetHow, Space, SpecHash, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
+    WriteLike,
 };
 
 /// A stream of bytes from or to a node.
@@ -160,4 +161,10 @@ pub trait Node: fmt::Debug + Send + Sync {
         addresses: Vec<String>,
         timeout: Duration,
     ) -> Result<Vec<Reach>, NodeError>;
+    /// Asks a program of the node how it is, and waits at most `timeout`.
+    async fn health(
+        &self,
+        query: HealthQuery,
+        timeout: Duration,
+    ) -> Result<HealthAnswer, NodeError>;
 }

@@ -46,3 +46,32 @@ async fn row_10_row_23_a_control_plane_is_returned() {
     same("taken back", &[ruined], &[picture(host, &ROOTS).await]);
     cluster.wait_ready().await.unwrap();
 }
+
+/// row 10: an API server without a certificate that it needs opens its port and ends. It is
+/// not back, whichever way the plan goes, until it says that it serves.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
+async fn row_10_a_port_that_opens_is_no_api_server() {
+    const NEEDED: &str = "/etc/kubernetes/pki/front-proxy-client.crt";
+    let cluster = Kubeadm::start(Size::One).await.unwrap();
+    let host = cluster.hosts().host(0);
+    let field = Field::of(cluster.hosts(), &[host.name()]).await;
+    field.save().await;
+    let good = picture(host, &ROOTS).await;
+    let certificate = host.read(NEEDED).await.unwrap();
+    host.check(["rm", NEEDED]).await.unwrap();
+    let ruined = picture(host, &ROOTS).await;
+
+    let ran = field.run(&["state", "return", "latest", "--yes", "--json"]).await.expect(0);
+    same("returned", std::slice::from_ref(&good), &[picture(host, &ROOTS).await]);
+    cluster.wait_ready().await.unwrap();
+    let plan = ran.json()["plan"].as_str().unwrap().to_owned();
+
+    // It ran before, from a file that is gone: taken back it cannot start, and that is said.
+    let failed = field.run(&["rollback", &plan]).await.expect(1);
+    assert!(failed.stderr.contains("kube-apiserver"), "{failed}");
+    same("taken back", &[ruined], &[picture(host, &ROOTS).await]);
+    host.write_as(NEEDED, &certificate, "root", 0o644).await.unwrap();
+    field.run(&["rollback", &plan]).await.expect(0);
+    cluster.wait_ready().await.unwrap();
+}

@@ -73,9 +73,15 @@ pub(crate) enum Command {
     Import(ImportArgs),
     Inspect(InspectArgs),
     Status(StatusArgs),
+    #[command(subcommand)]
+    Member(super::member::MemberCommand),
+    Defrag(Box<super::defrag::DefragArgs>),
+    MoveLeader(Box<super::defrag::MoveLeaderArgs>),
     Discover(Box<super::discover::DiscoverArgs>),
     #[command(subcommand)]
     Restore(RestoreCommand),
+    #[command(subcommand)]
+    Recover(super::recover::RecoverCommand),
     #[command(subcommand)]
     Config(ConfigCommand),
     #[command(subcommand)]

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::args::{ConnectionArgs, KeyArgs, VaultArgs, WriteArgs};
 use super::exit_code::Exit;
 use super::human::{printable, time_utc};
+use super::member::live;
 use super::output::Output;
 use super::plan::{self, Halt, ended, not_begun, shown};
-use super::returning::{contents, look_options};
+use super::returning::contents;
 use super::settings::{connector, open_vault, reach};
+use super::state::StateArgs;
 use super::table::{Align, Table};
 use super::ways::Typed;
 use crate::config::{Choice, Setup};
@@ -36,8 +37,8 @@ pub(crate) enum JournalCommand {
 /// Which nodes are asked for their journals.
 #[derive(Debug, Args)]
 pub(crate) struct KeepersArgs {
-    /// A node that keeps the journal [default: the configured ones of the cluster, else
-    /// this machine]
+    /// A node to ask for its journal [default: the configured ones of the cluster, else
+    /// this machine]; the plan says which others it is about
     #[arg(long = "node", value_name = "NAME")]
     nodes: Vec<String>,
     /// The cluster, where the configuration has several [env: ETCDVAULT_CLUSTER]
@@ -88,23 +89,14 @@ pub(crate) struct ResumeArgs {
     /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
-    /// Store private keys readable for everybody with access to the vault
-    #[arg(long)]
-    allow_unencrypted: bool,
     #[command(flatten)]
-    vault: VaultArgs,
-    #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
-    #[command(flatten)]
-    write: WriteArgs,
+    with: StateArgs,
 }
 
 /// Take a plan back to where it began
 ///
 /// One that was stopped, failed or killed, or one that is done. Needs the nodes alone, no
-/// vault.
+/// vault; where members of the cluster were changed, the cluster as well.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  etcdvault rollback 01JD3A")]
 pub(crate) struct RollbackArgs {
@@ -119,6 +111,8 @@ pub(crate) struct RollbackArgs {
     /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
 }
 
 fn places(nodes: &[Arc<dyn Node>]) -> Result<Vec<Arc<journal::NodePlace>>, Failure> {
@@ -140,11 +134,14 @@ struct Found {
     history: History<Step>,
 }
 
-/// The plan that `text` names on the nodes that are asked, with all of its own nodes.
+/// The plan that `text` names on the nodes that are asked, with all of its own nodes but
+/// those `without` which it is to be done. Only to be shown it needs no other nodes than
+/// those that were named.
 async fn find(
     setup: &Setup,
     keepers: &KeepersArgs,
     text: &str,
+    without: Option<&[String]>,
     typed: &Typed,
     output: &Output,
 ) -> Result<Found, Failure> {
@@ -156,13 +153,20 @@ async fn find(
         journal::load::<Step>(&stores, id).await.map_err(|error| not_begun(error.into(), typed))
     };
     let history = output.waiting("reading the journal", reading).await?;
-    // The plan says itself which nodes it is about.
-    let named = |place: &str| nodes.iter().any(|node| node.name().as_str() == place);
-    let all: Vec<String> = history.plan.nodes.iter().map(ToString::to_string).collect();
-    if !keepers.nodes.is_empty() || all.iter().all(|place| named(place)) {
+    // The plan says itself which nodes it is about, whichever were asked for it.
+    let about: Vec<String> = history.plan.nodes.iter().map(ToString::to_string).collect();
+    let named = |node: &Arc<dyn Node>| about.iter().any(|place| node.name().as_str() == *place);
+    let known = |place: &String| {
+        nodes.iter().any(|node| node.name().as_str() == *place)
+            || without.is_some_and(|without| without.contains(place))
+    };
+    let others: Vec<String> = about.iter().filter(|place| !known(place)).cloned().collect();
+    if others.is_empty() || without.is_none() && !keepers.nodes.is_empty() {
         return Ok(Found { nodes, history });
     }
-    let nodes = output.waiting("connecting", nodes::each(&choice, &all)).await?;
+    let others = output.waiting("connecting", nodes::each(&choice, &others)).await?;
+    let nodes = nodes.into_iter().filter(|node| named(node)).chain(others);
+    let nodes: Vec<Arc<dyn Node>> = nodes.collect();
     let stores = journal::stores(&places(&nodes)?);
     let loaded = journal::load::<Step>(&stores, history.plan.id).await;
     let history = loaded.map_err(|error| not_begun(error.into(), typed))?;
@@ -284,7 +288,7 @@ pub(crate) async fn show(
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {
-    let Found { history, .. } = find(setup, &args.keepers, &args.id, typed, output).await?;
+    let Found { history, .. } = find(setup, &args.keepers, &args.id, None, typed, output).await?;
     let missing: Vec<String> = history.missing.iter().map(ToString::to_string).collect();
     let value = serde_json::json!({
         "plan": history.plan, "records": history.records, "ending": history.ending,
@@ -366,13 +370,20 @@ pub(crate) async fn resume(
 ) -> Result<Exit, Failure> {
     let halt = Halt::listen()?;
     let preparing = async {
-        let found = find(setup, &args.keepers, &args.id, typed, output).await?;
+        let without = Some(&args.without[..]);
+        let found = find(setup, &args.keepers, &args.id, without, typed, output).await?;
         let plan = &found.history.plan;
         let choice = setup.choose(Some(&plan.cluster))?;
-        let connection = choice.connection_if_any(&args.connection.raw()).await?;
+        let with = &args.with;
+        if !plan.steps().any(|(_, step)| step.needs_vault()) {
+            let live = live(&choice, &with.connection, Some(&found.nodes), output).await?;
+            let contents: Arc<dyn Contents> = Arc::new(live);
+            return Ok((found, contents));
+        }
+        let connection = choice.connection_if_any(&with.connection.raw()).await?;
         let settings = reach(connection, output).await?;
-        let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
-        let look = look_options(&choice, &[], args.allow_unencrypted, &args.write, &args.vault);
+        let repository = open_vault(&with.vault, Some(&with.keys), &choice, output).await?;
+        let look = with.options(&choice, &[]);
         let connector = connector(&settings, &found.nodes, output).await?;
         let contents = contents(
             Arc::new(repository),
@@ -401,11 +412,26 @@ pub(crate) async fn rollback(
     setup: &Setup,
 ) -> Result<Exit, Failure> {
     let halt = Halt::listen()?;
-    let finding = find(setup, &args.keepers, &args.id, typed, output);
-    let Found { nodes, history } = halt.or(finding).await?;
+    let finding = async {
+        let without = Some(&args.without[..]);
+        let found = find(setup, &args.keepers, &args.id, without, typed, output).await?;
+        let plan = &found.history.plan;
+        let contents: Option<Arc<dyn Contents>> = match plan
+            .steps()
+            .any(|(_, step)| step.needs_cluster())
+        {
+            true => {
+                let choice = setup.choose(Some(&plan.cluster))?;
+                Some(Arc::new(live(&choice, &args.connection, Some(&found.nodes), output).await?))
+            }
+            false => None,
+        };
+        Ok((found, contents))
+    };
+    let (Found { nodes, history }, contents) = halt.or(finding).await?;
     let owner = plan::owner(setup);
     let options = options(args.take_over_lock, &args.without)?;
-    let engine = engine(&nodes, None, options, owner, &halt, output)?;
+    let engine = engine(&nodes, contents, options, owner, &halt, output)?;
     let ran = halt.run(output, engine.rollback::<Step>(history.plan.id)).await;
     let report = ran.map_err(|error| not_begun(error, typed))?;
     ended(&report, &history.plan, &[], typed, &halt, output)

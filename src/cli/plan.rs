@@ -75,6 +75,18 @@ pub(crate) fn confirm(cluster: &str) -> Result<(), Failure> {
     }
 }
 
+/// Asks for the cluster's name, on a thread, so that Ctrl-C is heard meanwhile.
+pub(crate) async fn ask(halt: &Halt, cluster: &str) -> Result<(), Failure> {
+    let cluster = cluster.to_owned();
+    let asking = tokio::task::spawn_blocking(move || confirm(&cluster));
+    halt.or(async {
+        asking.await.map_err(|error| {
+            Failure::new(FailureKind::Error, "the plan was not confirmed").because(error)
+        })?
+    })
+    .await
+}
+
 /// Who runs a plan here: the user by name, and who became it.
 pub(crate) fn owner(setup: &Setup) -> Owner {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
@@ -161,7 +173,8 @@ impl Halt {
         }
     }
 
-    fn number(&self) -> i32 {
+    /// The signal that came.
+    pub(crate) fn number(&self) -> i32 {
         match self.signal.load(Ordering::SeqCst) {
             0 => 2,
             number => number,

@@ -6,26 +6,23 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::args::{ConnectionArgs, KeyArgs, VaultArgs, WriteArgs};
 use super::exit_code::Exit;
 use super::human::printable;
 use super::journal::{engine, options};
 use super::output::Output;
 use super::plan::{self, Halt};
-use super::settings::{
-    allows_unencrypted, connector, find_state, open_vault, reach, state_paths, write_options,
-};
+use super::settings::{connector, find_state, open_vault, reach};
+use super::state::StateArgs;
 use super::ways::Typed;
 use crate::config::{Choice, Setup};
 use crate::event::Events;
+use crate::operation::Failure;
 use crate::operation::returning::vaulted::Vaulted;
 use crate::operation::returning::{self, ReturnOptions};
 use crate::operation::state::nodes;
-use crate::operation::state::roots::Places;
 use crate::operation::state::save::{SaveOptions, check_encryption};
 use crate::operation::step::Contents;
 use crate::operation::vocabulary::{Connector, Node, Repository};
-use crate::operation::{Failure, FailureKind};
 use crate::types::ConnectionSettings;
 
 /// Set nodes up again as a state has them
@@ -79,20 +76,11 @@ pub(crate) struct StateReturnArgs {
     /// A file or directory beside what is found, as `state save --path` took it
     #[arg(long = "path", value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Store private keys readable for everybody with access to the vault
-    #[arg(long)]
-    allow_unencrypted: bool,
     /// Only this cluster [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     #[command(flatten)]
-    vault: VaultArgs,
-    #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
-    #[command(flatten)]
-    write: WriteArgs,
+    with: StateArgs,
 }
 
 /// What of a state is returned.
@@ -102,23 +90,6 @@ pub(crate) enum Only {
     Config,
     /// The data of all members, built from the snapshot in the state
     Data,
-}
-
-/// What is looked at and stored of nodes.
-pub(crate) fn look_options(
-    choice: &Choice<'_>,
-    paths: &[PathBuf],
-    allow_unencrypted: bool,
-    write: &WriteArgs,
-    vault: &VaultArgs,
-) -> SaveOptions {
-    SaveOptions {
-        extra: state_paths(choice, paths),
-        places: Places::default(),
-        allow_unencrypted: allows_unencrypted(choice, allow_unencrypted),
-        data: false,
-        write: write_options(write, vault, choice),
-    }
 }
 
 /// The vault as steps need it.
@@ -180,10 +151,11 @@ async fn prepare(
     setup: &Setup,
 ) -> Result<Prepared, Failure> {
     let choice = setup.choose(args.cluster.as_deref())?;
-    let settings = reach(choice.connection(&args.connection.raw()).await?, output).await?;
-    let repository = open_vault(&args.vault, Some(&args.keys), &choice, output).await?;
+    let with = &args.with;
+    let settings = reach(choice.connection(&with.connection.raw()).await?, output).await?;
+    let repository = open_vault(&with.vault, Some(&with.keys), &choice, output).await?;
     let backup = find_state(&repository, &choice, &args.state).await?;
-    let look = look_options(&choice, &args.paths, args.allow_unencrypted, &args.write, &args.vault);
+    let look = with.options(&choice, &args.paths);
     if !args.no_save && !args.dry_run && !args.as_shell {
         // Said now and not in the midst of the plan.
         let what = "nothing was returned: the present state could not be stored";
@@ -250,15 +222,7 @@ pub(crate) async fn run(
     } else {
         // What is asked for is shown, however quiet it is to be.
         output.complaint(&shown);
-        let cluster = made.cluster.clone();
-        // The answer is waited for on a thread, so that Ctrl-C is heard meanwhile.
-        let asking = tokio::task::spawn_blocking(move || plan::confirm(&cluster));
-        halt.or(async {
-            asking.await.map_err(|error| {
-                Failure::new(FailureKind::Error, "the plan was not confirmed").because(error)
-            })?
-        })
-        .await?;
+        plan::ask(&halt, &made.cluster).await?;
     }
     let repository = Arc::new(repository);
     let cluster = made.cluster.as_str();

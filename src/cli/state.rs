@@ -14,7 +14,7 @@ use super::settings::{
     write_options,
 };
 use super::table::{Align, Table};
-use crate::config::Setup;
+use crate::config::{Choice, Setup};
 use crate::operation::backup::{BackupOptions, Strategy, backup};
 use crate::operation::interrupt::Interrupt;
 use crate::operation::proof::Policy;
@@ -42,6 +42,35 @@ pub(crate) enum StateCommand {
     Return(Box<super::returning::StateReturnArgs>),
 }
 
+/// What a command needs that stores states of nodes: where, how, and of which cluster.
+#[derive(Debug, Args)]
+pub(crate) struct StateArgs {
+    /// Store private keys readable for everybody with access to the vault
+    #[arg(long)]
+    allow_unencrypted: bool,
+    #[command(flatten)]
+    pub(crate) vault: VaultArgs,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArgs,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
+    #[command(flatten)]
+    write: WriteArgs,
+}
+
+impl StateArgs {
+    /// What is looked at and stored of nodes, `paths` beside what is found.
+    pub(crate) fn options(&self, choice: &Choice<'_>, paths: &[PathBuf]) -> SaveOptions {
+        SaveOptions {
+            extra: state_paths(choice, paths),
+            places: Places::default(),
+            allow_unencrypted: allows_unencrypted(choice, self.allow_unencrypted),
+            data: false,
+            write: write_options(&self.write, &self.vault, choice),
+        }
+    }
+}
+
 /// Archive the state of nodes in the vault
 ///
 /// Of each node an archive that any tar unpacks, and an index. Private keys are in it:
@@ -62,9 +91,6 @@ pub(crate) struct StateSaveArgs {
     /// Store this file or directory of the nodes too
     #[arg(long = "path", value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Store private keys readable for everybody with access to the vault
-    #[arg(long)]
-    allow_unencrypted: bool,
     /// The cluster's name in the vault [default: the name used before for this cluster
     /// id, else etcd-<id>] [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
@@ -73,13 +99,7 @@ pub(crate) struct StateSaveArgs {
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
     #[command(flatten)]
-    vault: VaultArgs,
-    #[command(flatten)]
-    connection: ConnectionArgs,
-    #[command(flatten)]
-    keys: KeyArgs,
-    #[command(flatten)]
-    write: WriteArgs,
+    with: StateArgs,
 }
 
 /// List the backups that hold states, the newest last
@@ -167,21 +187,15 @@ pub(crate) async fn save_command(
     mut interrupt: Interrupt,
 ) -> Result<Exit, Failure> {
     let choice = setup.choose(args.cluster.as_deref())?;
-    let connection = choice.connection(&args.connection.raw()).await?;
+    let connection = choice.connection(&args.with.connection.raw()).await?;
     let cluster = choice.backup_name(&connection);
     let settings = interrupt.or("no state was stored", reach(connection, output)).await??;
     let nodes = interrupt.or("no state was stored", nodes::each(&choice, &args.nodes)).await??;
     let connecting = connector(&settings, &nodes, output);
     let connector = interrupt.or("no state was stored", connecting).await??;
-    let opening = open_vault(&args.vault, Some(&args.keys), &choice, output);
+    let opening = open_vault(&args.with.vault, Some(&args.with.keys), &choice, output);
     let repository = interrupt.or("no state was stored", opening).await??;
-    let options = SaveOptions {
-        extra: state_paths(&choice, &args.paths),
-        places: Places::default(),
-        allow_unencrypted: allows_unencrypted(&choice, args.allow_unencrypted),
-        data: args.with_data,
-        write: write_options(&args.write, &args.vault, &choice),
-    };
+    let options = SaveOptions { data: args.with_data, ..args.with.options(&choice, &args.paths) };
     let events = output.events();
     if args.with_data {
         let looking = output.waiting("looking", is_led(&connector, &settings));
@@ -193,8 +207,8 @@ pub(crate) async fn save_command(
                 reach: Reach::AllMembers,
                 proof: Policy::All,
                 labels: labels(&args.labels),
+                write: options.write.clone(),
                 nodes: Some((nodes, SaveOptions { data: false, ..options })),
-                write: write_options(&args.write, &args.vault, &choice),
             };
             let report = backup(
                 &repository,

@@ -47,6 +47,7 @@ pub enum LayoutError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataDir {
     data_dir: PathBuf,
+    member: PathBuf,
     wal_dir: Option<PathBuf>,
 }
 
@@ -64,7 +65,15 @@ pub struct RaftSnapshot {
 impl DataDir {
     /// The directory of etcd's `--data-dir`, and that of `--wal-dir` if it has one.
     pub fn new(data_dir: impl Into<PathBuf>, wal_dir: Option<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), wal_dir }
+        let data_dir = data_dir.into();
+        Self { member: data_dir.join("member"), data_dir, wal_dir }
+    }
+
+    /// A directory that is a `member` directory itself, whatever its name: as people
+    /// copy or rename it.
+    pub fn of_member(member: impl Into<PathBuf>, wal_dir: Option<PathBuf>) -> Self {
+        let member = member.into();
+        Self { data_dir: member.clone(), member, wal_dir }
     }
 
     /// The data directory itself.
@@ -74,7 +83,7 @@ impl DataDir {
 
     /// What a restore replaces: everything that etcd keeps in the directory.
     pub fn member(&self) -> PathBuf {
-        self.data_dir.join("member")
+        self.member.clone()
     }
 
     /// The directory of the database and of the raft snapshots.

@@ -12,10 +12,12 @@ use std::cmp::Reverse;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::inspect::{Inspection, chain};
+use super::hash::ScanOptions;
+use super::inspect::{Inspection, chain, inspect};
 use super::layout::{DataDir, LayoutError};
 use crate::types::HexId;
 use crate::wal::{Encoder, End, HardState};
@@ -120,6 +122,24 @@ pub enum Use {
 }
 
 impl Remains {
+    /// Reads what is left of a stopped member; what cannot be read is a problem, not
+    /// an error.
+    pub fn read(directory: &DataDir, options: ScanOptions) -> Self {
+        let mut problems = Vec::new();
+        let log = LogRemains::read(directory).map_err(|error| problems.push(chain(&error)));
+        let mut this = Self::of_database(&directory.database(), options);
+        this.problems.splice(0..0, problems);
+        Self { log: log.ok(), ..this }
+    }
+
+    /// Reads a bare database.
+    pub fn of_database(path: &Path, options: ScanOptions) -> Self {
+        match inspect(path, options) {
+            Ok(database) => Self { log: None, database: Some(database), problems: Vec::new() },
+            Err(error) => Self { log: None, database: None, problems: vec![chain(&error)] },
+        }
+    }
+
     /// What can be made of them, and why not more.
     pub fn usable(&self) -> (Use, Option<String>) {
         let Some(database) = &self.database else {
@@ -185,7 +205,7 @@ pub fn rank<'a>(remains: impl IntoIterator<Item = &'a Remains>) -> Vec<usize> {
 pub enum KeepError {
     /// A process has the directory open.
     #[error("{} is in use by a running member", .0.display())]
-    InUse(std::path::PathBuf),
+    InUse(PathBuf),
     /// The log cannot be read.
     #[error(transparent)]
     Layout(#[from] LayoutError),
@@ -193,7 +213,7 @@ pub enum KeepError {
     #[error("write {}", path.display())]
     Write {
         /// The segment.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         #[source]
         source: io::Error,

@@ -463,7 +463,7 @@ impl MemberClient {
         self.call_within(self.command_timeout, act, call).await
     }
 
-    async fn call_within<T>(
+    pub(super) async fn call_within<T>(
         &self,
         bound: Duration,
         act: &'static str,

@@ -272,6 +272,9 @@ impl Service {
             Call::Reach { addresses, timeout } => {
                 self.value("reach", &node.reach(addresses, timeout).await?)
             }
+            Call::Health { query, timeout } => {
+                self.value("health", &node.health(query, timeout).await?)
+            }
         }
     }
 

@@ -12,6 +12,7 @@ mod digest;
 mod facts;
 mod fault;
 mod file;
+mod health;
 mod link;
 mod mount;
 mod owner;
@@ -33,9 +34,10 @@ use async_trait::async_trait;
 
 use super::kubelet::Kubelet;
 use super::{
-    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, LinkHow,
-    Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName, Process, ProcessQuery,
-    Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
+    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, HealthAnswer,
+    HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName,
+    Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
+    WriteLike,
 };
 use fault::{Fault, Task};
 
@@ -308,5 +310,14 @@ impl Node for LocalNode {
         timeout: Duration,
     ) -> Result<Vec<Reach>, NodeError> {
         reach::reach(addresses, timeout).await.map_err(|f| f.of(&self.name, "reach addresses"))
+    }
+
+    async fn health(
+        &self,
+        query: HealthQuery,
+        timeout: Duration,
+    ) -> Result<HealthAnswer, NodeError> {
+        let act = format!("ask {} how it is", query.address);
+        health::health(query, timeout).await.map_err(|fault| fault.of(&self.name, &act))
     }
 }

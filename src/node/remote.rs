@@ -33,10 +33,10 @@ use tokio::time::timeout;
 use tonic::{Code, Status, Streaming};
 
 use super::{
-    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, LinkHow,
-    Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName, Piece, PieceStream,
-    Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
-    WriteLike,
+    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, HealthAnswer,
+    HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName,
+    Piece, PieceStream, Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit,
+    UnitAction, WriteHow, WriteLike,
 };
 use link::Link;
 use preamble::Identity;
@@ -531,6 +531,16 @@ impl Node for RemoteNode {
         let call = Call::Reach { addresses: addresses.clone(), timeout };
         let check = |found| check::reach(found, &addresses);
         self.ask("reach addresses", timeout.saturating_add(MARGIN), call, check).await
+    }
+
+    async fn health(
+        &self,
+        query: HealthQuery,
+        timeout: Duration,
+    ) -> Result<HealthAnswer, NodeError> {
+        let act = format!("ask {} how it is", query.address);
+        let call = Call::Health { query, timeout };
+        self.ask(&act, timeout.saturating_add(MARGIN), call, check::health).await
     }
 }
 

@@ -38,9 +38,9 @@ use self::files::{Inode, Tree, plain};
 use self::machine::Machine;
 use super::{
     Attributes, BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent,
-    FileKind, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName,
-    Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
-    WriteLike,
+    FileKind, HealthAnswer, HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError,
+    NodeErrorKind, NodeName, Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec,
+    Unit, UnitAction, WriteHow, WriteLike,
 };
 
 /// 2026-11-21 00:00 UTC: when every simulation begins, in seconds.
@@ -433,6 +433,16 @@ impl SimNode {
         self
     }
 
+    /// The program of this name runs and is not ready, for this reason; with none it is
+    /// again.
+    pub fn unready(&self, program: &str, why: &str) -> &Self {
+        self.with(|machine, _| match why.is_empty() {
+            true => machine.unready.remove(program),
+            false => machine.unready.insert(program.to_owned(), why.to_owned()),
+        });
+        self
+    }
+
     /// Something listens there that nobody knows.
     pub fn listen(&self, address: SocketAddr) -> &Self {
         self.with(|machine, _| machine.foreign.push(address));
@@ -717,6 +727,15 @@ impl Node for SimNode {
             Ok(addresses.into_iter().map(|address| machine.reach(address, moment)).collect())
         })
         .await
+    }
+
+    async fn health(
+        &self,
+        query: HealthQuery,
+        _timeout: Duration,
+    ) -> Result<HealthAnswer, NodeError> {
+        let act = format!("ask {} how it is", query.address);
+        self.call(act, |machine, _| Ok(machine.health(&query))).await
     }
 }
 

@@ -11,7 +11,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::kubelet::Kubelet;
 use super::{Container, ContainerQuery, FileKind, Node, NodeError, NodeErrorKind};

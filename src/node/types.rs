@@ -420,6 +420,38 @@ pub struct Listener {
     pub pid: Option<u32>,
 }
 
+/// A question after the health of a program on the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthQuery {
+    /// Where it listens, `host:port` as the node reaches it.
+    pub address: String,
+    /// What is asked for, such as `/readyz`: visible ASCII.
+    pub path: String,
+    /// Whether it speaks TLS. Whoever answers is taken.
+    pub tls: bool,
+    /// Files of the node with a certificate and its key in PEM, for one who wants to know
+    /// who asks.
+    pub client: Option<(PathBuf, PathBuf)>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HealthAnswer {
+    /// It answered.
+    Answered {
+        /// The status of HTTP.
+        status: u16,
+        /// What else it said, cut where it is long.
+        text: String,
+    },
+    /// It did not.
+    Silent {
+        /// Why, as a fragment.
+        why: String,
+    },
+}
+
 /// Whether an address could be reached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reach {

@@ -145,9 +145,44 @@ fn temporary_beside(path: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     tempfile::Builder::new().prefix(".etcdvault-export-").tempfile_in(directory)
 }
 
-fn sync_parent(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_parent(path: &Path) -> std::io::Result<()> {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
+}
+
+/// A snapshot that has no name yet.
+pub(super) struct Snapshot {
+    /// Its file, beside the place that it is for; removed unless it gets its name.
+    pub(super) file: tempfile::NamedTempFile,
+    /// Bytes of it.
+    pub(super) size: u64,
+    /// SHA-256 of all of them.
+    pub(super) sha256: String,
+}
+
+/// Writes a database, or a snapshot, as a snapshot for `target`: as stock tools take it,
+/// with its SHA-256 at the end.
+pub(super) fn as_snapshot(from: &Path, target: &Path) -> Result<Snapshot, Failure> {
+    let what = || format!("no snapshot was made of {}", from.display());
+    let io = |error: std::io::Error| Failure::new(FailureKind::Error, what()).because(error);
+    let mut source = Source::open(from).map_err(|error| match error {
+        SourceError::Io(error) => io(error),
+        SourceError::NotAFile => {
+            Failure::new(FailureKind::Usage, what()).detail("it is no regular file")
+        }
+        SourceError::Damaged(why) => Failure::new(FailureKind::Corrupt, what()).because(why),
+    })?;
+    let mut file = temporary_beside(target).map_err(&io)?;
+    let (mut size, mut whole) = (0, Sha256::new());
+    source
+        .each_chunk(|chunk| {
+            size += chunk.len() as u64;
+            whole.update(&chunk);
+            file.write_all(&chunk).map(|()| true)
+        })
+        .map_err(&io)?;
+    let sha256 = vault::digest::Sha256(whole.finalize().into()).to_string();
+    Ok(Snapshot { file, size, sha256 })
 }
 
 /// What an import is told.
@@ -408,6 +443,15 @@ impl Source {
     /// Reads the file once into `sender`, and adds the SHA-256 where it has none. Ends
     /// early, without an error, when nobody takes any more.
     fn read(mut self, sender: &tokio::sync::mpsc::Sender<Bytes>) -> std::io::Result<()> {
+        self.each_chunk(|chunk| Ok(sender.blocking_send(chunk).is_ok()))
+    }
+
+    /// Hands the file's bytes on, and the SHA-256 where it has none, until `take` returns
+    /// `false`.
+    fn each_chunk(
+        &mut self,
+        mut take: impl FnMut(Bytes) -> std::io::Result<bool>,
+    ) -> std::io::Result<()> {
         let mut digest = (!self.has_trailer).then(Sha256::new);
         self.file.seek(SeekFrom::Start(0))?;
         let mut left = if self.has_trailer { self.plain_size() } else { self.database };
@@ -418,12 +462,12 @@ impl Source {
             if let Some(digest) = &mut digest {
                 digest.update(&chunk);
             }
-            if sender.blocking_send(Bytes::from(chunk)).is_err() {
+            if !take(Bytes::from(chunk))? {
                 return Ok(());
             }
         }
         if let Some(digest) = digest {
-            let _ = sender.blocking_send(Bytes::copy_from_slice(&digest.finalize()));
+            take(Bytes::copy_from_slice(&digest.finalize()))?;
         }
         Ok(())
     }

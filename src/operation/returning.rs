@@ -24,13 +24,14 @@ use self::planner::{Inputs, NodeInput, Planned};
 use crate::etcd::cluster::{Reach, observe as observe_members};
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::node::{Node, NodeName};
+use crate::observe;
 use crate::operation::failure::{Failure, FailureKind, chain};
 use crate::operation::own_way;
 use crate::operation::state::describe::{ClusterSeen, StateContent};
 use crate::operation::state::index::NodeIndex;
 use crate::operation::state::save::{SaveOptions, captured};
 use crate::operation::state::{find, nodes_of};
-use crate::operation::step::{ASIDE, Service, What};
+use crate::operation::step::{ASIDE, Service, What, is_ready};
 use crate::plan::{self, Place, Plan, PlanId};
 
 pub use crate::event::{StepEvent, StepPhase};
@@ -49,6 +50,15 @@ pub struct ReturnOptions {
     pub keepers: Vec<NodeName>,
     /// What is looked at and stored of nodes.
     pub look: SaveOptions,
+}
+
+impl ReturnOptions {
+    /// The keepers as places of the plan.
+    fn places(&self) -> Result<Vec<Place>, Failure> {
+        let places = self.keepers.iter().map(|name| Place::new(name.as_str()));
+        let places: Result<Vec<Place>, _> = places.collect();
+        places.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))
+    }
 }
 
 const WHAT: &str = "nothing was returned";
@@ -99,9 +109,7 @@ pub async fn prepare(
         ));
     }
     let leader = leader(&view, &inputs);
-    let keepers = options.keepers.iter().map(|name| Place::new(name.as_str()));
-    let keepers: Result<Vec<Place>, _> = keepers.collect();
-    let keepers = keepers.map_err(|error| Failure::new(FailureKind::Usage, error.to_string()))?;
+    let keepers = options.places()?;
     Ok(planner::plan(&Inputs {
         id: PlanId::generate(),
         made: Utc::now(),
@@ -121,10 +129,14 @@ pub async fn prepare(
 pub fn checks(plan: &Plan<Step>) -> Vec<String> {
     let looks = rows(plan).into_iter().filter(|row| {
         let mut steps = row.steps.iter().filter_map(|id| plan.step(*id));
-        row.undone_by.is_none() && steps.all(|step| plan::Step::provides(step).is_empty())
+        steps.all(Step::is_look)
     });
     let nodes = |row: &Row| row.nodes.iter().map(Place::as_str).collect::<Vec<_>>().join(" ");
-    looks.map(|row| format!("{}: {}", nodes(&row), row.what)).collect()
+    let line = |row: Row| match row.nodes.is_empty() {
+        true => row.what,
+        false => format!("{}: {}", nodes(&row), row.what),
+    };
+    looks.map(line).collect()
 }
 
 /// Where what stood in the place of files is kept, and on which nodes, where there is any.
@@ -175,7 +187,18 @@ async fn look(
         paths.extend(server.tls_files.iter().map(|file| file.path.clone()));
     }
     let place = Place::new(name.as_str()).map_err(|error| failed(error.to_string()))?;
-    Ok(NodeInput { node: place, state, now, used })
+    let mut unready = BTreeSet::new();
+    let etcd = seen.etcd.iter().map(|etcd| (Service::Etcd, &etcd.runs));
+    let servers = seen.api_servers.iter().map(|server| (Service::ApiServer, &server.runs));
+    for (service, runs) in etcd.chain(servers) {
+        if let observe::Runs::StaticPod { manifest, .. } = runs
+            && runs.is_running()
+            && !is_ready(node, service, manifest).await
+        {
+            unready.insert(service);
+        }
+    }
+    Ok(NodeInput { node: place, state, now, used, unready })
 }
 
 fn roots(index: &NodeIndex) -> Vec<PathBuf> {

@@ -123,7 +123,7 @@ pub fn nobody_answers(what: &str, view: &ClusterView) -> Failure {
     failure
 }
 
-fn report(view: &ClusterView) -> StatusReport {
+pub(super) fn report(view: &ClusterView) -> StatusReport {
     let members: Vec<MemberRow> = view
         .rows
         .iter()

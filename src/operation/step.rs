@@ -12,9 +12,15 @@
 //! - A plan has digests, never content: that is read from the vault when needed.
 
 mod act;
+pub(crate) mod aside;
+pub mod configure;
 mod data;
 mod file;
+mod health;
+pub mod membership;
 mod service;
+
+pub(super) use health::is_ready;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -22,6 +28,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+
+pub use configure::{Edit, NewSetting, Said};
+pub use membership::{MemberChange, MemberNow, Membership, Refused, Says};
 
 use super::content::StoredHash;
 use super::failure::Failure;
@@ -34,6 +43,9 @@ pub const ASIDE: &str = "/var/lib/etcdvault/aside";
 
 /// The output with the backup that holds the state before.
 pub const SAVED: &str = "saved";
+
+/// The output with the id of the member that was added.
+pub const MEMBER_ID: &str = "member-id";
 
 /// A file of configuration is at most so large.
 pub const MAX_FILE: u64 = 16 << 20;
@@ -55,6 +67,10 @@ pub trait Contents: std::fmt::Debug + Send + Sync {
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure>;
     /// Writes something through the cluster's log, and takes it back.
     async fn write(&self) -> Result<(), Failure>;
+    /// The cluster's members, to be changed; `None` where no way leads to them.
+    fn membership(&self) -> Option<&dyn Membership> {
+        None
+    }
 }
 
 /// What a member answers.
@@ -384,6 +400,27 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         times: Vec<Moment>,
     },
+    /// Changes settings of etcd where its files say them.
+    Configure {
+        /// The node.
+        node: Place,
+        /// The files.
+        edits: Vec<Edit>,
+        /// Units whose files are among them: systemd reads them again.
+        reload: Vec<String>,
+    },
+    /// Sets the data of a member that is stopped aside.
+    SetAside {
+        /// The node.
+        node: Place,
+        /// What is renamed: `member`, and the log's directory where that lies elsewhere.
+        paths: Vec<PathBuf>,
+    },
+    /// Changes the membership, or looks at it.
+    Membership {
+        /// What.
+        what: MemberChange,
+    },
     /// Lets a unit start at boot, or not.
     Enable {
         /// The node.
@@ -392,6 +429,14 @@ pub enum Step {
         unit: String,
         /// Whether it is to start.
         enabled: bool,
+    },
+    /// Starts a member that begins without data. What it wrote is kept under another name
+    /// when it is taken back.
+    StartNew {
+        /// Where.
+        instance: Instance,
+        /// Where it writes: `member`, and the log's directory where that lies elsewhere.
+        paths: Vec<PathBuf>,
     },
     /// Starts a service on all nodes at the same time.
     Start {
@@ -420,7 +465,7 @@ fn nodes(instances: &[Instance]) -> Vec<Place> {
 }
 
 impl plan::Step for Step {
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn describe(&self) -> Description {
         let undoable = |by: &str| Reversal::Undoable { by: by.to_owned() };
@@ -454,7 +499,11 @@ impl plan::Step for Step {
             ),
             Self::Stop { service, instances } => (
                 format!("stop {}; wait until it is gone", service.name()),
-                "its files change".to_owned(),
+                match instances.iter().any(|it| matches!(it.how, How::BootUnit { .. })) {
+                    true => "its files change; until it is started no boot starts it either",
+                    false => "its files change",
+                }
+                .to_owned(),
                 nodes(instances),
                 undoable("start it"),
             ),
@@ -464,6 +513,22 @@ impl plan::Step for Step {
                 vec![node.clone()],
                 undoable("set them back"),
             ),
+            Self::Configure { node, edits, .. } => (
+                format!("set {}", configure::summary(edits)),
+                "the member is to start so".to_owned(),
+                vec![node.clone()],
+                undoable("set them back"),
+            ),
+            Self::SetAside { node, .. } => (
+                "set the member's data aside".to_owned(),
+                "a new member begins without data".to_owned(),
+                vec![node.clone()],
+                undoable("rename it back"),
+            ),
+            Self::Membership { what } => {
+                let (what, reason, reversal) = what.describe();
+                (what, reason, Vec::new(), reversal)
+            }
             Self::Enable { node, unit, enabled } => (
                 format!("{} {unit}", if *enabled { "enable" } else { "disable" }),
                 match enabled {
@@ -473,6 +538,12 @@ impl plan::Step for Step {
                 .to_owned(),
                 vec![node.clone()],
                 undoable(if *enabled { "disable it" } else { "enable it" }),
+            ),
+            Self::StartNew { instance, .. } => (
+                "start etcd; wait until it is ready".to_owned(),
+                "it gets all data from the others".to_owned(),
+                vec![instance.node.clone()],
+                undoable("stop it, set aside what it wrote"),
             ),
             Self::Start { service, instances } => (
                 format!("start {}; wait until it is ready", service.name()),
@@ -514,6 +585,7 @@ impl plan::Step for Step {
             Self::Stop { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, true)));
             }
+            Self::StartNew { instance, .. } => commands.push(service::shell(instance, false)),
             Self::Start { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
             }
@@ -526,6 +598,14 @@ impl plan::Step for Step {
                     commands.push(Command::new(Some(node), ["systemctl", "daemon-reload"]));
                 }
             }
+            Self::Configure { node, edits, reload } => {
+                commands.extend(configure::shell(node, edits));
+                if !reload.is_empty() {
+                    commands.push(Command::new(Some(node), ["systemctl", "daemon-reload"]));
+                }
+            }
+            Self::SetAside { node, paths } => commands.extend(aside::shell(node, paths)),
+            Self::Membership { what } => commands.extend(what.shell()),
             Self::Enable { node, unit, enabled } => {
                 let verb = if *enabled { "enable" } else { "disable" };
                 commands.push(Command::new(Some(node), ["systemctl", verb, unit]));
@@ -553,6 +633,7 @@ impl plan::Step for Step {
         match self {
             Self::SaveState { .. } => vec![SAVED.to_owned()],
             Self::BuildData { .. } => vec![data::HASH_KV.to_owned()],
+            Self::Membership { what } => what.provides(),
             _ => Vec::new(),
         }
     }
@@ -560,8 +641,37 @@ impl plan::Step for Step {
     fn needs(&self) -> Vec<String> {
         match self {
             Self::CheckData { .. } => vec![data::HASH_KV.to_owned()],
+            Self::Membership { what } => what.needs(),
             _ => Vec::new(),
         }
+    }
+}
+
+impl Step {
+    /// Whether it only looks.
+    pub fn is_look(&self) -> bool {
+        matches!(
+            self,
+            Self::Check { .. }
+                | Self::CheckData { .. }
+                | Self::Membership { what: MemberChange::Check { .. } }
+        )
+    }
+
+    /// Whether it needs a way to the cluster's members, done or taken back.
+    pub fn needs_cluster(&self) -> bool {
+        matches!(self, Self::Membership { .. })
+    }
+
+    /// Whether it reads the vault or stores in it.
+    pub fn needs_vault(&self) -> bool {
+        matches!(
+            self,
+            Self::SaveState { .. }
+                | Self::BuildData { .. }
+                | Self::CheckData { .. }
+                | Self::SetFiles { .. }
+        )
     }
 }
 

@@ -8,7 +8,7 @@ pub use vault::manifest::{ObjectEncryption, Proof, ProofState};
 pub use vault::repository::{Backup, ReadOptions, Repository, Selector, Spool, WriteOptions};
 
 pub use crate::datadir::inspect::{Inspection, Trailer};
-pub use crate::datadir::remains::{LogEnding, LogRemains};
+pub use crate::datadir::remains::{LogEnding, LogRemains, Use};
 pub use crate::datadir::restore::{Options as RestoreOptions, Target as RestoreTarget};
 pub use crate::etcd::Connector;
 pub use crate::etcd::cluster::Reach;

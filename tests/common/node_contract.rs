@@ -14,8 +14,9 @@ use etcdvault::datadir::hash::{Scan, ScanOptions, StreamScan};
 use etcdvault::node::archive::{Kind, Member, Reader, Writer};
 use etcdvault::node::static_pod::{self, Bounds, StaticPod};
 use etcdvault::node::{
-    Attributes, ByteStream, ContainerQuery, FileKind, LinkHow, MemberSpec, Node, NodeError,
-    NodeErrorKind, ProcessQuery, SetHow, SpecHash, TreeSpec, UnitAction, WriteHow, WriteLike,
+    Attributes, ByteStream, ContainerQuery, FileKind, HealthAnswer, HealthQuery, LinkHow,
+    MemberSpec, Node, NodeError, NodeErrorKind, ProcessQuery, SetHow, SpecHash, TreeSpec,
+    UnitAction, WriteHow, WriteLike,
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use sha2::{Digest as _, Sha256};
@@ -57,6 +58,11 @@ pub async fn machine(node: &dyn Node) {
     assert_eq!(node.processes(none).await.unwrap(), []);
     let reach = node.reach(vec!["127.0.0.1:1".to_owned()], Duration::from_secs(10)).await.unwrap();
     assert!(reach.len() == 1 && reach[0].error.is_some(), "{reach:?}");
+    let (address, path) = ("127.0.0.1:1".to_owned(), "/readyz".to_owned());
+    let query = HealthQuery { address, path, tls: true, client: None };
+    let answer = node.health(query, Duration::from_secs(10)).await.unwrap();
+    let HealthAnswer::Silent { why } = answer else { panic!("{answer:?}") };
+    assert!(why.contains("connection refused"), "{why}");
 }
 
 pub fn plain(mode: u32) -> Attributes {

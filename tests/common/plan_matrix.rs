@@ -82,7 +82,11 @@ impl<S: Act<W>, W: Send + Sync + 'static> Case<S, W> {
     /// What lasts, once nothing moves any more.
     pub(crate) async fn snapshot(&self) -> Vec<String> {
         tokio::time::sleep(Duration::from_secs(120)).await;
-        self.net.snapshot(Path::new(OWN))
+        let mut lines = self.net.snapshot(Path::new(OWN));
+        // What etcd wrote before it was taken back is kept, and no difference.
+        let kept = format!(".returned-{}", self.plan.id);
+        lines.retain(|line| !line.contains(&kept));
+        lines
     }
 }
 
@@ -407,6 +411,40 @@ pub(crate) async fn trouble_at_each_call<S: Act<W>, W: Send + Sync + 'static>(
         }
     }
     Ok(count)
+}
+
+/// The same for both ways on, each with at least 200 cases.
+pub(crate) async fn troubled<S: Act<W>, W: Send + Sync + 'static>(
+    build: fn() -> Case<S, W>,
+    trouble: Trouble,
+) {
+    for then in [Then::Resume, Then::RollBack] {
+        let count = trouble_at_each_call(&build, trouble, then).await.unwrap();
+        assert!(count > 200, "only {count} cases");
+    }
+}
+
+/// Each step twice, and Ctrl-C at each; the plan has at least `steps` of them.
+pub(crate) async fn twice_and_stopped<S: Act<W>, W: Send + Sync + 'static>(
+    build: fn() -> Case<S, W>,
+    steps: u64,
+) {
+    assert!(each_step_twice(&build).await.unwrap() >= steps);
+    for then in [Then::Resume, Then::RollBack] {
+        for presses in [1, 2] {
+            stop_at_each_step(&build, presses, then).await.unwrap();
+        }
+    }
+}
+
+/// A rollback that is killed at each call, taken up both ways.
+pub(crate) async fn rollback_killed<S: Act<W>, W: Send + Sync + 'static>(
+    build: fn() -> Case<S, W>,
+) {
+    for then in [Then::RollBack, Then::Resume] {
+        let count = rollback_killed_at_each_call(&build, then).await.unwrap();
+        assert!(count > 100, "only {count} cases");
+    }
 }
 
 /// Ctrl-C, once or twice, at the beginning of each step; then the plan is resumed or

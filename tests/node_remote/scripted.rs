@@ -321,4 +321,8 @@ impl Node for Scripted {
     async fn reach(&self, addresses: Vec<String>, _: Duration) -> Result<Vec<Reach>, NodeError> {
         Ok(addresses.into_iter().map(|address| Reach { address, error: None }).collect())
     }
+
+    async fn health(&self, query: HealthQuery, _: Duration) -> Result<HealthAnswer, NodeError> {
+        Ok(HealthAnswer::Answered { status: 200, text: format!("{}\u{202e}", query.path) })
+    }
 }

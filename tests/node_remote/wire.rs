@@ -79,6 +79,10 @@ async fn values_of_every_call_come_over_as_they_are() {
     assert_eq!(remote.listeners().await.unwrap()[0].address.port(), 2379);
     let reached = remote.reach(vec!["a:1".to_owned()], Duration::from_secs(1)).await.unwrap();
     assert_eq!(reached[0].address, "a:1");
+    let (address, path) = ("a:1".to_owned(), "/readyz".to_owned());
+    let query = HealthQuery { address, path, tls: true, client: None };
+    let answer = remote.health(query, Duration::from_secs(1)).await.unwrap();
+    assert_eq!(answer, HealthAnswer::Answered { status: 200, text: "/readyz ".to_owned() });
 
     let content: Vec<u8> = (0..20).flat_map(|block| pattern(block, true)).collect();
     let how = WriteHow { like: WriteLike::Itself, replaces: Some([9; 32]) };

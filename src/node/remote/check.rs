@@ -6,7 +6,7 @@
 
 use std::path::{Component, Path};
 
-use crate::node::{Container, Entry, Facts, Mount, NodeError, NodeName, Reach, Unit};
+use crate::node::{Container, Entry, Facts, HealthAnswer, Mount, NodeError, NodeName, Reach, Unit};
 
 /// `text` on one line without control characters, `limit` characters at most.
 pub(crate) fn clean(text: &str, limit: usize) -> String {
@@ -145,6 +145,17 @@ pub(crate) fn reach(mut found: Vec<Reach>, asked: &[String]) -> Result<Vec<Reach
     if left.is_empty() { Ok(found) } else { Err("an address is missing".to_owned()) }
 }
 
+pub(crate) fn health(answer: HealthAnswer) -> Result<HealthAnswer, String> {
+    Ok(match answer {
+        HealthAnswer::Answered { status, text } => {
+            // Line by line, as it is shown.
+            let lines = text.lines().take(200).map(|line| clean(line, 1000));
+            HealthAnswer::Answered { status, text: lines.collect::<Vec<_>>().join("\n") }
+        }
+        HealthAnswer::Silent { why } => HealthAnswer::Silent { why: clean(&why, 1000) },
+    })
+}
+
 fn unit_name(name: &str) -> bool {
     // `-.mount` is a unit; anything else with a hyphen in front would be an option.
     let option = name.starts_with('-') && !name.starts_with("-.");
@@ -238,6 +249,18 @@ mod tests {
         assert!(reach(vec![reached("a:1")], &asked).is_err());
         assert!(reach(vec![reached("a:1"), reached("a:1")], &asked).is_err());
         assert!(reach(vec![reached("a:1"), reached("c:3")], &asked).is_err());
+    }
+
+    #[test]
+    fn what_a_program_says_of_its_health_is_cut_and_plain() {
+        let text = format!("ok\x1b[2J\n{}\n{}", "x".repeat(5000), "more\n".repeat(1000));
+        let Ok(HealthAnswer::Answered { status: 200, text }) =
+            health(HealthAnswer::Answered { status: 200, text })
+        else {
+            panic!("it is an answer");
+        };
+        assert!(text.starts_with("ok [2J\n"), "{text}");
+        assert_eq!((text.lines().count(), text.lines().nth(1).unwrap().len()), (200, 1000));
     }
 
     #[test]

@@ -23,12 +23,12 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
 
 use crate::node::{
-    ByteStream, ContainerQuery, LinkHow, MemberSpec, NodeError, ProcessQuery, SetHow, TreeSpec,
-    UnitAction, WriteHow, WriteLike,
+    ByteStream, ContainerQuery, HealthQuery, LinkHow, MemberSpec, NodeError, ProcessQuery, SetHow,
+    TreeSpec, UnitAction, WriteHow, WriteLike,
 };
 
 /// The version of the protocol; both sides have the same or do not talk.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// The path of the one gRPC method.
 pub const METHOD: &str = "/etcdvault.node.v1.Node/Call";
 /// The longest JSON text of a value, in bytes.
@@ -162,6 +162,7 @@ pub enum Call {
     Processes { query: ProcessQuery },
     Listeners,
     Reach { addresses: Vec<String>, timeout: Duration },
+    Health { query: HealthQuery, timeout: Duration },
 }
 
 /// gRPC messages that are frames.

@@ -45,6 +45,9 @@ pub(super) struct Tree {
     pub(super) now: Names,
     durable: Names,
     pub(super) volumes: Vec<Volume>,
+    /// Grows with every change outside `/var`: what systemd and the kubelet look at lies
+    /// elsewhere.
+    pub(super) changes: u64,
 }
 
 fn fault<T>(kind: NodeErrorKind, why: impl Into<String>) -> Result<T, Fault> {
@@ -61,7 +64,8 @@ pub(super) fn plain(uid: u32, gid: u32, mode: u32) -> Attributes {
 
 impl Tree {
     pub(super) fn new(total: u64) -> Self {
-        let mut tree = Self { now: Names::new(), durable: Names::new(), volumes: Vec::new() };
+        let mut tree =
+            Self { now: Names::new(), durable: Names::new(), volumes: Vec::new(), changes: 0 };
         tree.mount(Path::new("/"), total);
         tree.put(PathBuf::from("/"), directory(0), true);
         tree
@@ -81,18 +85,25 @@ impl Tree {
     /// What the power cut left.
     pub(super) fn crash(&mut self) {
         self.now = self.durable.clone();
+        self.changes += 1;
     }
 
     pub(super) fn put(&mut self, path: PathBuf, inode: Inode, synced: bool) {
         if synced {
             self.durable.insert(path.clone(), inode.clone());
         }
+        self.touched(&path);
         self.now.insert(path, inode);
     }
 
     fn take(&mut self, path: &Path) {
         self.now.remove(path);
         self.durable.remove(path);
+        self.touched(path);
+    }
+
+    fn touched(&mut self, path: &Path) {
+        self.changes += u64::from(!path.starts_with("/var"));
     }
 
     /// Makes everything below `path` durable.
@@ -389,6 +400,7 @@ impl Tree {
             return fault(NodeErrorKind::Unexpected, "the root directory cannot be removed");
         }
         self.writable(&path, 0)?;
+        self.touched(&path);
         for names in [&mut self.now, &mut self.durable] {
             let gone: Vec<PathBuf> = below(names, &path).map(|(p, _)| p.clone()).collect();
             for path in gone {
@@ -413,6 +425,8 @@ impl Tree {
         if self.volume_at(&from) != self.volume_at(&to) {
             return fault(NodeErrorKind::Unsupported, "the two are on different file systems");
         }
+        self.touched(&from);
+        self.touched(&to);
         for names in [&mut self.now, &mut self.durable] {
             let moved: Vec<PathBuf> = below(names, &from).map(|(p, _)| p.clone()).collect();
             for old in moved {

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::{
-    Attributes, Container, ContainerQuery, Facts, FileKind, Listener, NodeErrorKind, NodeName,
-    Process, ProcessQuery, Reach, Unit, UnitAction,
+    Attributes, Container, ContainerQuery, Facts, FileKind, HealthAnswer, HealthQuery, Listener,
+    NodeErrorKind, NodeName, Process, ProcessQuery, Reach, Unit, UnitAction,
 };
 use super::files::{Inode, Tree, plain};
 use super::pods::{self, Phase, Pod};
@@ -31,8 +31,15 @@ pub(super) struct Machine {
     pub(super) users: BTreeMap<String, u32>,
     pub(super) kubelet: bool,
     pub(super) fail_start: BTreeMap<String, Vec<String>>,
+    /// Programs that run and are not ready, with the reason.
+    pub(super) unready: BTreeMap<String, String>,
     /// Sockets of nobody that is simulated.
     pub(super) foreign: Vec<SocketAddr>,
+    /// The tree's changes when manifests were last compared with pods.
+    compared: Option<u64>,
+    /// Whether there is a unit of the kubelet, and with which of the tree's changes that was
+    /// found.
+    kubelet_unit: Option<(u64, bool)>,
     boot: u64,
     units: BTreeMap<String, SimUnit>,
     pods: Vec<Pod>,
@@ -56,7 +63,10 @@ impl Machine {
             users: BTreeMap::from([("root".to_owned(), 0)]),
             kubelet: false,
             fail_start: BTreeMap::new(),
+            unready: BTreeMap::new(),
             foreign: Vec::new(),
+            compared: None,
+            kubelet_unit: None,
             boot: 1,
             units: BTreeMap::new(),
             pods: Vec::new(),
@@ -179,6 +189,33 @@ impl Machine {
             Ok(_) => Some("connection refused".to_owned()),
         };
         Reach { address, error }
+    }
+
+    /// What the program at an address of its own says; whoever asks is let in.
+    pub(super) fn health(&self, query: &HealthQuery) -> HealthAnswer {
+        let silent = |why: &str| HealthAnswer::Silent { why: why.to_owned() };
+        let address = query.address.replace("localhost", "127.0.0.1");
+        let Ok(wanted) = address.parse::<SocketAddr>() else {
+            return silent("the name is not known");
+        };
+        if let Some((certificate, key)) = &query.client
+            && [certificate, key].into_iter().any(|path| self.tree.text(path).is_none())
+        {
+            return silent("no such file or directory");
+        }
+        let listens = |open: &SocketAddr| program::collide(open, &wanted);
+        let program = self.running().find(|running| running.listens.iter().any(listens));
+        let Some(program) = program else {
+            let open = self.listeners().iter().any(|open| listens(&open.address));
+            let why = if open { "what answers does not speak HTTP" } else { "connection refused" };
+            return silent(why);
+        };
+        let program = program.program();
+        let name = program.file_name().unwrap_or_default().to_string_lossy();
+        match self.unready.get(&*name) {
+            Some(why) => HealthAnswer::Answered { status: 500, text: why.clone() },
+            None => HealthAnswer::Answered { status: 200, text: "ok".to_owned() },
+        }
     }
 
     pub(super) fn processes(&self, query: &ProcessQuery) -> Vec<Process> {
@@ -393,15 +430,29 @@ impl Machine {
 
     /// Where the kubelet is a unit, whether that runs. Without it containers go on, and
     /// nothing starts or ends one.
-    fn kubelet_runs(&self) -> bool {
-        self.kubelet
-            && match self.units.get(KUBELET) {
-                Some(unit) => unit.running.is_some(),
-                None => units::load(&self.tree, KUBELET).is_none(),
+    fn kubelet_runs(&mut self) -> bool {
+        if !self.kubelet {
+            return false;
+        }
+        if let Some(unit) = self.units.get(KUBELET) {
+            return unit.running.is_some();
+        }
+        let changes = self.tree.changes;
+        match self.kubelet_unit {
+            Some((at, is)) if at == changes => !is,
+            _ => {
+                let is = units::load(&self.tree, KUBELET).is_some();
+                self.kubelet_unit = Some((changes, is));
+                !is
             }
+        }
     }
 
     fn compare_manifests(&mut self, moment: &Moment) {
+        if self.compared == Some(self.tree.changes) {
+            return;
+        }
+        self.compared = Some(self.tree.changes);
         let wanted: Vec<(PathBuf, pods::Manifest)> = self
             .tree
             .files_in(Path::new(pods::MANIFESTS))
@@ -547,6 +598,7 @@ impl Machine {
         self.units.clear();
         self.pods.clear();
         self.foreign.clear();
+        self.compared = None;
     }
 
     pub(super) fn power_on(&mut self, moment: &Moment) {

@@ -115,6 +115,7 @@ fn etcd(
     let existing = get("initial-cluster-state").as_deref() == Some("existing");
     let mut listens = addresses(&clients)?;
     listens.extend(addresses(&peer_urls)?);
+    listens.extend(addresses(&get("listen-metrics-urls").unwrap_or_default())?);
     let denied = || format!("cannot access data directory: {}: permission denied", data.display());
     match tree.stat(&data) {
         Ok(Some(entry)) if entry.kind == FileKind::Directory => {

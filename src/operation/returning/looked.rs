@@ -9,6 +9,7 @@ use vault::repository::Backup;
 use super::data::{DataInputs, DataNode, Running, plan};
 use super::planner::Planned;
 use super::{ReturnOptions, wanted};
+use crate::dialect;
 use crate::etcd::cluster::{ClusterView, Reach, observe as observe_members};
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::node::Node;
@@ -18,7 +19,7 @@ use crate::operation::failure::{Failure, FailureKind};
 use crate::operation::own_way;
 use crate::operation::state::describe::{ClusterSeen, MemberSeen, StateContent};
 use crate::operation::state::find::DataHeld;
-use crate::operation::step::{How, NewMember, Service};
+use crate::operation::step::{How, NewMember, Service, is_ready};
 use crate::plan::{Place, PlanId};
 use crate::types::Version;
 
@@ -79,9 +80,7 @@ pub async fn prepare_data(
     let served = [&seen, &was].into_iter().flatten().filter_map(|seen| seen.revision);
     let served = served.max().and_then(|served| i64::try_from(served).ok());
     let leader = leader(&view, &found);
-    let keepers = options.keepers.iter().map(|name| Place::new(name.as_str()));
-    let keepers: Result<Vec<Place>, _> = keepers.collect();
-    let keepers = keepers.map_err(|error| refused(error.to_string()))?;
+    let keepers = options.places()?;
     let inputs = DataInputs {
         id: ids.0,
         made: ids.1,
@@ -157,6 +156,11 @@ async fn look(
     let running = running(&etcd.runs, Service::Etcd, ports(&etcd_urls(etcd))).ok_or_else(|| {
         refused(format!("{name}: etcd runs neither in a unit nor in a static pod"))
     })?;
+    let running = if_ready(node, Service::Etcd, running).await;
+    let api_server = match seen.api_servers.iter().find_map(api_server) {
+        Some((running, ports)) => Some((if_ready(node, Service::ApiServer, running).await, ports)),
+        None => None,
+    };
     let data_dir = etcd.data_dir.clone();
     let member = data_dir.join("member");
     let (dir, there) =
@@ -209,8 +213,17 @@ async fn look(
         },
         peer_urls,
         etcd: running,
-        api_server: seen.api_servers.iter().find_map(api_server),
+        api_server,
     })
+}
+
+/// The same, and a pod that runs and is not ready does not run well.
+async fn if_ready(node: &dyn Node, service: Service, running: Running) -> Running {
+    let healthy = match &running.how {
+        How::Pod { manifest, .. } if running.healthy => is_ready(node, service, manifest).await,
+        _ => running.healthy,
+    };
+    Running { healthy, ..running }
 }
 
 /// The nearest directory that is there, and its owner.
@@ -231,8 +244,7 @@ fn etcd_urls(etcd: &EtcdService) -> Vec<String> {
 }
 
 fn ports(urls: &[String]) -> Vec<u16> {
-    let port = |url: &String| url.trim_end_matches('/').rsplit_once(':')?.1.parse().ok();
-    let mut ports: Vec<u16> = urls.iter().filter_map(port).collect();
+    let mut ports: Vec<u16> = urls.iter().filter_map(|url| dialect::port(url)).collect();
     ports.sort_unstable();
     ports.dedup();
     ports

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, Utc};
 
+use crate::dialect;
 use crate::operation::state::describe::{Description, Program, Runs};
 use crate::operation::state::index::{File, Kind, NodeIndex};
 use crate::operation::step::{Change, Expected, How, Instance, Mode, Moment, Service, Step, What};
@@ -27,6 +28,8 @@ pub struct NodeInput {
     pub now: NodeIndex,
     /// Files that the services read now, as far as it was seen.
     pub used: BTreeMap<Service, BTreeSet<PathBuf>>,
+    /// Services in static pods that run and are not ready.
+    pub unready: BTreeSet<Service>,
 }
 
 /// What a return is planned from.
@@ -270,8 +273,8 @@ fn ports(service: Service, program: &Program) -> Vec<u16> {
     let mut ports: Vec<u16> = match service {
         Service::Etcd => ["listen-client-urls", "listen-peer-urls"]
             .into_iter()
-            .flat_map(|name| option(name).unwrap_or_default().split(','))
-            .filter_map(|url| url.trim().trim_end_matches('/').rsplit_once(':')?.1.parse().ok())
+            .flat_map(|name| dialect::urls(option(name).unwrap_or_default()))
+            .filter_map(|url| dialect::port(&url))
             .collect(),
         Service::ApiServer => {
             vec![option("secure-port").and_then(|port| port.parse().ok()).unwrap_or(6443)]
@@ -284,8 +287,12 @@ fn ports(service: Service, program: &Program) -> Vec<u16> {
 }
 
 /// How a service is stopped or started on a node, by what was seen there.
-fn how(service: Service, program: &Program, id: PlanId) -> Option<How> {
+fn how(service: Service, about: &Description, id: PlanId) -> Option<How> {
+    let program = program(about, service)?;
     match &program.runs {
+        Runs::Unit { name } if boots(about, name) == Some(true) => {
+            Some(How::BootUnit { unit: name.clone() })
+        }
         Runs::Unit { name } => Some(How::Unit { unit: name.clone() }),
         Runs::StaticPod { manifest } => {
             let manifest = PathBuf::from(manifest);
@@ -364,12 +371,6 @@ struct Moves {
     start: Vec<Instance>,
 }
 
-impl Moves {
-    fn count(&self) -> usize {
-        self.stop.len() + self.start.len()
-    }
-}
-
 /// Plans the return.
 pub fn plan(inputs: &Inputs) -> Planned {
     let mut by_hand = Vec::new();
@@ -409,9 +410,10 @@ pub fn plan(inputs: &Inputs) -> Planned {
         for service in [Service::ApiServer, Service::Etcd] {
             let touched = touched(service, &changes);
             let moves = moves.entry(service).or_default();
-            let moved = moves.count();
+            let (stops, starts) = (moves.stop.len(), moves.start.len());
             open.extend(move_service(service, input, touched, inputs.id, &mut changes, moves));
-            let (first, last) = at_boot(service, input, touched || moves.count() > moved);
+            let (stopped, started) = (&moves.stop[stops..], &moves.start[starts..]);
+            let (first, last) = at_boot(service, input, touched, stopped, started);
             disables.extend(first);
             enables.extend(last);
         }
@@ -518,16 +520,15 @@ fn move_service(
     changes: &mut [Change],
     moves: &mut Moves,
 ) -> Vec<u16> {
-    let (was, is) = (&input.state.description, &input.now.description);
-    let (was, is) = (program(was, service), program(is, service));
-    let runs = is.is_some_and(|is| is.running || unit_moves(is, &input.now.description));
-    let healthy = is.is_some_and(|is| runs_well(is, &input.now.description));
-    let ran = was.is_some_and(|was| runs_well(was, &input.state.description));
+    let (then, now) = (&input.state.description, &input.now.description);
+    let (was, is) = (program(then, service), program(now, service));
+    let runs = is.is_some_and(|is| is.running || unit_moves(is, now));
+    let healthy = is.is_some_and(|is| runs_well(is, now)) && !input.unready.contains(&service);
+    let ran = was.is_some_and(|was| runs_well(was, then));
     if !touched && runs == ran {
         return Vec::new();
     }
-    let old = is.and_then(|is| how(service, is, id));
-    let new = was.and_then(|was| how(service, was, id));
+    let (old, new) = (how(service, now, id), how(service, then, id));
     let instance = |how: How, healthy: bool| Instance { node: input.node.clone(), how, healthy };
     if let (true, Some(old)) = (runs, &old) {
         moves.stop.push(instance(old.clone(), healthy));
@@ -577,34 +578,50 @@ fn unit_moves(program: &Program, description: &Description) -> bool {
     description.units.get(name).is_some_and(|unit| unit.active == "activating")
 }
 
+/// Whether a unit starts at boot; `None` where that is nothing that `enable` changes: it is
+/// static, masked and the like, or is not known.
+fn boots(about: &Description, unit: &str) -> Option<bool> {
+    match about.units.get(unit)?.enabled.as_str() {
+        "enabled" => Some(true),
+        "disabled" => Some(false),
+        _ => None,
+    }
+}
+
 /// Whether units of a service start at boot: first not at all where the service is
 /// worked on, as a node that boots in the midst would start it on files that are half set;
-/// then as in the state.
-fn at_boot(service: Service, input: &NodeInput, moved: bool) -> (Vec<Step>, Vec<Step>) {
+/// then as in the state. What a stop or a start sees to itself needs no step.
+fn at_boot(
+    service: Service,
+    input: &NodeInput,
+    touched: bool,
+    stopped: &[Instance],
+    started: &[Instance],
+) -> (Vec<Step>, Vec<Step>) {
     let unit = |about| match program(about, service) {
         Some(Program { runs: Runs::Unit { name }, .. }) => Some(name.clone()),
         _ => None,
     };
+    let sees_to = |instances: &[Instance], unit: &str| {
+        instances.iter().any(|it| matches!(&it.how, How::BootUnit { unit: own } if own == unit))
+    };
+    let moved = touched || !stopped.is_empty() || !started.is_empty();
     let (was, is) = (&input.state.description, &input.now.description);
     let own = unit(was);
     let names: BTreeSet<String> = [own.clone(), unit(is)].into_iter().flatten().collect();
     let (mut first, mut last) = (Vec::new(), Vec::new());
     for unit in names {
-        let seen = |about: &Description| match about.units.get(&unit)?.enabled.as_str() {
-            "enabled" => Some(true),
-            "disabled" => Some(false),
-            // Static, masked and the like are nothing that `enable` changes.
-            _ => None,
-        };
-        let Some(now) = seen(is) else { continue };
+        // One without a file starts nowhere; the file comes with the others of the state.
+        let gone = is.units.get(&unit).is_none_or(|seen| seen.enabled.is_empty());
+        let Some(now) = boots(is, &unit).or(gone.then_some(false)) else { continue };
         // A unit that the state does not know is none of its.
-        let wanted = seen(was).unwrap_or(now && own.as_ref() == Some(&unit));
+        let wanted = boots(was, &unit).unwrap_or(now && own.as_ref() == Some(&unit));
         let step = |enabled| Step::Enable { node: input.node.clone(), unit: unit.clone(), enabled };
         let held = now && (moved || !wanted);
-        if held {
+        if held && !sees_to(stopped, &unit) {
             first.push(step(false));
         }
-        if wanted && (held || !now) {
+        if wanted && (held || !now) && !sees_to(started, &unit) {
             last.push(step(true));
         }
     }

@@ -58,7 +58,8 @@ pub async fn members(
     // is the present one: asked without a revision.
     let (ask, at) = if lowest > revision { (lowest, lowest) } else { (0, revision) };
     let mut answers = Vec::new();
-    for row in &view.rows {
+    // A learner may be far behind, and answers for nobody.
+    for row in view.rows.iter().filter(|row| !row.is_learner()) {
         let name = row.label();
         let Ok((client, status)) = &row.answer else { continue };
         let hash = client.clone().hash_kv(ask).await;

@@ -7,8 +7,11 @@ use futures_util::future::join_all;
 
 use super::data::{self, HASH_KV, Wanted};
 use super::file::{self, failed, look};
+use super::membership::{self, Membership};
 use super::service::{self, State};
-use super::{Contents, Expected, Instance, NewMember, SAVED, Service, Step, World};
+use super::{
+    Contents, Expected, Instance, NewMember, SAVED, Service, Step, World, aside, configure,
+};
 use crate::node::{Node, UnitAction};
 use crate::operation::failure::Failure;
 use crate::plan::{Act, Context, Outputs, Place, Probe, StepError};
@@ -17,8 +20,6 @@ use crate::plan::{Act, Context, Outputs, Place, Probe, StepError};
 const OPEN: Duration = Duration::from_secs(180);
 /// How often they are looked at.
 const PAUSE: Duration = Duration::from_millis(500);
-/// systemd making a link.
-const ENABLE: Duration = Duration::from_secs(60);
 
 /// A failure of the vault's, or of the cluster's, as a step's.
 pub(super) fn not_stored(failure: &Failure) -> StepError {
@@ -42,6 +43,13 @@ impl World {
         members: &'a [NewMember],
     ) -> Result<Vec<(&'a dyn Node, &'a NewMember)>, StepError> {
         members.iter().map(|member| Ok((self.node(&member.node)?, member))).collect()
+    }
+
+    fn cluster(&self) -> Result<(&dyn Membership, &dyn Contents), StepError> {
+        let found = self.contents.as_deref().and_then(|it| Some((it.membership()?, it)));
+        found.ok_or_else(|| {
+            StepError::new("there is no way to the cluster's members").without_effect()
+        })
     }
 
     fn contents(&self) -> Result<&dyn Contents, StepError> {
@@ -118,8 +126,10 @@ async fn is_stale(node: &dyn Node, units: &[String]) -> Result<bool, StepError> 
 }
 
 async fn enable(node: &dyn Node, unit: &str, enabled: bool) -> Result<(), StepError> {
-    let action = if enabled { UnitAction::Enable } else { UnitAction::Disable };
-    node.unit_do(unit, action, ENABLE).await.map_err(failed)
+    if !enabled {
+        return service::disable(node, unit).await;
+    }
+    node.unit_do(unit, UnitAction::Enable, service::ENABLE).await.map_err(failed)
 }
 
 fn ids(members: &[NewMember]) -> Vec<String> {
@@ -175,6 +185,9 @@ impl Act<World> for Step {
             Self::Stop { service, instances } => {
                 states(world, *service, instances, State::Stopped).await
             }
+            Self::StartNew { instance, .. } => {
+                states(world, Service::Etcd, std::slice::from_ref(instance), State::Runs).await
+            }
             Self::Start { service, instances } => {
                 states(world, *service, instances, State::Runs).await
             }
@@ -200,6 +213,17 @@ impl Act<World> for Step {
                 } else {
                     done(true)
                 })
+            }
+            Self::Configure { node, edits, reload } => {
+                let node = world.node(node)?;
+                configure::probe(node, edits, is_stale(node, reload).await?).await
+            }
+            Self::SetAside { node, paths } => {
+                aside::probe(world.node(node)?, paths, context.plan).await
+            }
+            Self::Membership { what } => {
+                let (cluster, contents) = world.cluster()?;
+                membership::probe(what, cluster, contents, context).await
             }
             Self::Enable { node, unit, enabled } => {
                 let found = world.node(node)?.unit(unit).await.map_err(failed)?;
@@ -255,6 +279,10 @@ impl Act<World> for Step {
                 }
                 Ok(())
             }
+            Self::StartNew { instance, .. } => {
+                let node = world.node(&instance.node)?;
+                service::start(node, context, Service::Etcd, &instance.how).await
+            }
             Self::Start { service, instances } => {
                 let starts = instances.iter().map(async |instance| {
                     let node = world.node(&instance.node)?;
@@ -275,6 +303,16 @@ impl Act<World> for Step {
                 }
                 file::set_times(node, times).await?;
                 if reload.is_empty() { Ok(()) } else { service::reload(node).await }
+            }
+            Self::Configure { node, edits, reload } => {
+                let node = world.node(node)?;
+                configure::apply(node, context, edits).await?;
+                if reload.is_empty() { Ok(()) } else { service::reload(node).await }
+            }
+            Self::SetAside { node, paths } => aside::apply(world.node(node)?, paths, context).await,
+            Self::Membership { what } => {
+                let (cluster, contents) = world.cluster()?;
+                membership::apply(what, cluster, contents, context).await
             }
             Self::Enable { node, unit, enabled } => enable(world.node(node)?, unit, *enabled).await,
             Self::Check { node, files, ports, units } => {
@@ -323,6 +361,11 @@ impl Act<World> for Step {
                 });
                 first_error(join_all(starts).await)
             }
+            Self::StartNew { instance, paths } => {
+                let node = world.node(&instance.node)?;
+                service::stop(node, context, Service::Etcd, &instance.how).await?;
+                aside::take_back(node, paths, context).await
+            }
             Self::Start { service, instances } => {
                 for instance in instances {
                     let node = world.node(&instance.node)?;
@@ -337,6 +380,13 @@ impl Act<World> for Step {
                 }
                 if reload.is_empty() { Ok(()) } else { service::reload(node).await }
             }
+            Self::Configure { node, edits, reload } => {
+                let node = world.node(node)?;
+                configure::undo(node, context, edits).await?;
+                if reload.is_empty() { Ok(()) } else { service::reload(node).await }
+            }
+            Self::SetAside { node, paths } => aside::undo(world.node(node)?, paths, context).await,
+            Self::Membership { what } => membership::undo(what, world.cluster()?.0, context).await,
             Self::Enable { node, unit, enabled } => {
                 enable(world.node(node)?, unit, !*enabled).await
             }

@@ -46,20 +46,20 @@ struct Note {
 }
 
 /// Where the parts of a member's data are.
-struct Part {
+pub(super) struct Part {
     /// Where etcd looks for it.
-    place: PathBuf,
+    pub(super) place: PathBuf,
     /// Where it is built.
     new: PathBuf,
     /// Where what stood there goes.
-    before: PathBuf,
+    pub(super) before: PathBuf,
     /// Where it goes when it is taken back after etcd ran on it.
-    returned: PathBuf,
+    pub(super) returned: PathBuf,
     /// Whether something stood there.
     had: bool,
 }
 
-fn part(place: PathBuf, had: bool, plan: PlanId) -> Part {
+pub(super) fn part(place: PathBuf, had: bool, plan: PlanId) -> Part {
     let name = place.file_name().unwrap_or_default().to_os_string();
     let beside = |what: &str| {
         let mut name = name.clone();
@@ -117,7 +117,7 @@ fn spec(member: &NewMember, cluster: &NewCluster, plan: PlanId) -> Result<Member
     })
 }
 
-async fn stands(node: &dyn Node, path: &Path) -> Result<bool, StepError> {
+pub(super) async fn stands(node: &dyn Node, path: &Path) -> Result<bool, StepError> {
     Ok(node.stat(path).await.map_err(failed)?.is_some())
 }
 
@@ -285,7 +285,7 @@ async fn take_build_away(
         if unused {
             remove_tree(node, &part.new).await?;
         } else if stands(node, &part.new).await? {
-            keep(node, &part).await?;
+            keep(node, &part.new, &part.returned).await?;
         }
     }
     if !member.has_data_dir {
@@ -300,18 +300,19 @@ async fn take_build_away(
 }
 
 /// What etcd ran on is kept.
-async fn keep(node: &dyn Node, part: &Part) -> Result<(), StepError> {
+pub(super) async fn keep(node: &dyn Node, from: &Path, to: &Path) -> Result<(), StepError> {
+    let first = to;
     for number in 0..KEPT {
-        let mut to = part.returned.clone().into_os_string();
+        let mut to = first.to_owned().into_os_string();
         if number > 0 {
             to.push(format!("-{number}"));
         }
-        match node.rename(&part.new, Path::new(&to)).await {
+        match node.rename(from, Path::new(&to)).await {
             Err(error) if error.kind == NodeErrorKind::AlreadyExists => {}
             other => return other.map_err(failed),
         }
     }
-    Err(StepError::new(format!("{} has no free name left", part.returned.display())))
+    Err(StepError::new(format!("{} has no free name left", first.display())))
 }
 
 /// Takes back one member's building.

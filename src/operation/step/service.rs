@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::file::failed;
+use super::health::{self, Health};
 use super::{How, Instance, Service};
 use crate::node::static_pod::{Bounds, StaticPod, Waiting, put_back, take_out};
 use crate::node::{ContainerQuery, Node, NodeErrorKind, UnitAction};
@@ -21,7 +22,9 @@ const SETTLED: Duration = Duration::from_secs(90);
 /// How often it is looked at.
 const PAUSE: Duration = Duration::from_secs(1);
 /// systemd making a link or removing one.
-const ENABLE: Duration = Duration::from_secs(60);
+pub(super) const ENABLE: Duration = Duration::from_secs(60);
+/// Until a pod that runs is ready: an API server waits for its etcd first.
+const READY: Duration = Duration::from_secs(240);
 /// Until the runtime kills an API server that was asked to end.
 const GRACE: Duration = Duration::from_secs(2);
 /// systemd reading all units.
@@ -90,7 +93,12 @@ pub(super) async fn state(
             let running = !node.containers(query).await.map_err(failed)?.is_empty();
             let open = open(node, ports).await?;
             Ok(match (there, out) {
-                (true, false) if running && open.len() == ports.len() => State::Runs,
+                (true, false) if running && open.len() == ports.len() => {
+                    match health::of(node, service, manifest).await? {
+                        Health::Ready | Health::Silent(_) => State::Runs,
+                        Health::Unready(_) => State::Between,
+                    }
+                }
                 (false, _) if !running && open.is_empty() => State::Stopped,
                 _ => State::Between,
             })
@@ -120,7 +128,7 @@ pub(super) async fn stop(
             Ok(())
         }
         How::BootUnit { unit } => {
-            node.unit_do(unit, UnitAction::Disable, ENABLE).await.map_err(failed)?;
+            disable(node, unit).await?;
             let plain = How::Unit { unit: unit.clone() };
             Box::pin(stop(node, context, service, &plain)).await
         }
@@ -132,6 +140,14 @@ pub(super) async fn stop(
             let bounds = Bounds { grace, ..Bounds::default() };
             take_out(node, &pod, bounds, &mut tell).await.map(drop).map_err(failed)
         }
+    }
+}
+
+/// Lets a unit not start at boot; one that is not there does not.
+pub(super) async fn disable(node: &dyn Node, unit: &str) -> Result<(), StepError> {
+    match node.unit_do(unit, UnitAction::Disable, ENABLE).await {
+        Err(error) if error.kind == NodeErrorKind::NotFound => Ok(()),
+        other => other.map_err(failed),
     }
 }
 
@@ -176,8 +192,49 @@ pub(super) async fn start(
             if node.stat(aside).await.map_err(failed)?.is_some() {
                 take_out(node, &pod, bounds, &mut tell).await.map_err(failed)?;
             }
-            put_back(node, &pod, &[], bounds, &mut tell).await.map(drop).map_err(failed)
+            put_back(node, &pod, &[], bounds, &mut tell).await.map_err(failed)?;
+            ready(node, context, service, manifest).await
         }
+    }
+}
+
+/// Waits until a pod that runs says that it serves.
+async fn ready(
+    node: &dyn Node,
+    context: &Context<'_>,
+    service: Service,
+    manifest: &Path,
+) -> Result<(), StepError> {
+    let until = tokio::time::Instant::now() + READY;
+    let name = service.name();
+    let mut told = None;
+    loop {
+        let why = match health::of(node, service, manifest).await? {
+            Health::Ready => return Ok(()),
+            Health::Silent(why) => {
+                context
+                    .progress(format!("{name} on {} runs; more is not known: {why}", node.name()));
+                return Ok(());
+            }
+            Health::Unready(why) => why,
+        };
+        if tokio::time::Instant::now() >= until {
+            let why = format!(
+                "{name} on {} is not ready after {} s: {why}",
+                node.name(),
+                READY.as_secs()
+            );
+            let hint = format!(
+                "on {}: crictl ps -a --name {name} shows its containers, crictl logs ID what they say",
+                node.name()
+            );
+            return Err(StepError::new(why).hint(hint));
+        }
+        if told.as_ref() != Some(&why) {
+            context.waits(format!("{name} on {} to be ready ({why})", node.name()), READY);
+            told = Some(why);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -249,8 +306,10 @@ pub(super) fn shell(instance: &Instance, stop: bool) -> Command {
             Command::new(node, words)
         }
         How::BootUnit { unit } => {
-            let verb = if stop { "disable" } else { "enable" };
-            Command::new(node, ["systemctl", verb, "--now", unit])
+            let verb: &[&str] =
+                if stop { &["disable", "--now"] } else { &["enable", "--now", "--no-block"] };
+            let words = ["systemctl"].iter().chain(verb).copied().chain([unit.as_str()]);
+            Command::new(node, words)
         }
         How::Pod { manifest, aside, .. } => {
             let (from, to) = if stop { (manifest, aside) } else { (aside, manifest) };

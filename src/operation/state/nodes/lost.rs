@@ -6,9 +6,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::node::{
-    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, LinkHow,
-    Listener, MemberSpec, Mount, Node, NodeError, NodeName, Process, ProcessQuery, Reach, SetHow,
-    Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
+    BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, HealthAnswer,
+    HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeName, Process,
+    ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
+    WriteLike,
 };
 
 /// Answers every call with why it could not be reached.
@@ -145,6 +146,10 @@ impl Node for Lost {
     }
 
     async fn reach(&self, _: Vec<String>, _: Duration) -> Result<Vec<Reach>, NodeError> {
+        self.why()
+    }
+
+    async fn health(&self, _: HealthQuery, _: Duration) -> Result<HealthAnswer, NodeError> {
         self.why()
     }
 }
