@@ -15,6 +15,7 @@ mod signal;
 mod table;
 
 mod backup;
+mod cluster;
 mod config;
 mod defrag;
 mod discover;
@@ -26,6 +27,7 @@ mod list;
 mod member;
 mod node_agent;
 mod plan;
+mod preflight;
 mod recover;
 mod restore;
 mod returning;
@@ -147,6 +149,10 @@ async fn run_command(
             with_grace(async |mut interrupt| recover::data_dir(args, output, &mut interrupt).await)
                 .await
         }
+        Command::Restore(RestoreCommand::Cluster(own)) => {
+            cluster::run(own, &Typed::new(args), output, setup).await
+        }
+        Command::Preflight(args) => or_interrupted(preflight::run(*args, output, setup)).await,
         Command::Config(ConfigCommand::Check(args)) => config::check(&args, output, setup),
         Command::Config(ConfigCommand::Show(args)) => config::show(&args, output, setup),
         Command::State(command) => match command {

@@ -2,6 +2,7 @@
 //! and returns what it saw as plain data. Nothing here prints.
 
 pub mod backup;
+pub mod cluster;
 pub mod content;
 pub mod discover;
 pub mod endpoints;
@@ -14,6 +15,7 @@ pub mod interrupt;
 pub mod journal;
 pub mod member;
 pub mod own_way;
+pub mod preflight;
 pub mod proof;
 pub mod recover;
 pub mod restore;

@@ -4,7 +4,7 @@
 #[path = "common/field.rs"]
 mod field;
 
-use field::{CLUSTER, Field, here, picture, pictures, printed, same};
+use field::{CLUSTER, Field, here, picture, pictures, printed, same, told};
 use harness::hosts::Host;
 use harness::hosts::etcd::{EtcdHosts, Kind};
 
@@ -137,41 +137,10 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
     hosts[2].write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
     let before = pictures(hosts, &ROOTS).await;
     for document in ["docs/runbook/return-a-node.md", "README.md"] {
-        told(&cluster, &field, document).await;
+        told(&field, cluster.hosts(), document).await;
         same(document, &before, &pictures(hosts, &ROOTS).await);
         cluster.wait_healthy().await.unwrap();
     }
-}
-
-/// Types the commands about states of a document, line by line, with this vault and these
-/// nodes: the one is saved, ruined and returned, the other returned and taken back.
-async fn told(cluster: &EtcdHosts, field: &Field, document: &str) {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
-    let text = std::fs::read_to_string(path).unwrap();
-    let marked = text.split("<!-- typed on real hosts -->\n").skip(1);
-    let blocks: Vec<&str> = marked
-        .map(|rest| rest.split("```sh\n").nth(1).unwrap().split("```").next().unwrap())
-        .collect();
-    assert!(!blocks.is_empty(), "{document}");
-    let mut lines: Vec<String> = Vec::new();
-    for line in blocks.concat().lines().map(str::trim).filter(|line| !line.is_empty()) {
-        let vault = field.path("vault");
-        let line = line.replace("/srv/etcd-vault", vault.to_str().unwrap());
-        let identity = field.path("identity.txt");
-        let line = line.replace("/root/identity.txt", identity.to_str().unwrap());
-        let newest = field.plans().await.first().map(|plan| plan.0.clone());
-        lines.push(line.replace("01JD3A00000000000000000000", newest.as_deref().unwrap_or("-")));
-        let is_setting = lines.last().unwrap().starts_with("export ");
-        if is_setting {
-            continue;
-        }
-        // Settings hold for all that follows.
-        let settings = lines.iter().filter(|line| line.starts_with("export "));
-        let script: Vec<String> = settings.chain(lines.last()).cloned().collect();
-        here(field, cluster.hosts(), &script.join("\n")).await;
-    }
-    let plans = field.plans().await;
-    assert!(plans.iter().all(|(_, ending)| !ending.is_null()), "{plans:?}");
 }
 
 /// The plan as stock commands is typed where it says.

@@ -160,6 +160,7 @@ fn node(name: &str, number: u8, owner: u32, had: bool, how: How) -> DataNode {
             wal_dir: None,
             owner: (owner, owner),
             has_data_dir: had,
+            missing: vec![],
             had,
             had_wal: false,
         },

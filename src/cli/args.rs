@@ -80,6 +80,7 @@ pub(crate) enum Command {
     Discover(Box<super::discover::DiscoverArgs>),
     #[command(subcommand)]
     Restore(RestoreCommand),
+    Preflight(Box<super::preflight::PreflightArgs>),
     #[command(subcommand)]
     Recover(super::recover::RecoverCommand),
     #[command(subcommand)]
@@ -344,6 +345,7 @@ pub(crate) struct InspectArgs {
 /// Bring data back
 #[derive(Debug, Subcommand)]
 pub(crate) enum RestoreCommand {
+    Cluster(Box<super::cluster::RestoreClusterArgs>),
     DataDir(RestoreDataDirArgs),
 }
 

@@ -69,7 +69,7 @@ pub(crate) struct ChangeArgs {
     /// Do not ask
     #[arg(long)]
     yes: bool,
-    /// Take the cluster's lock from an owner that gives no sign of life for half a minute
+    /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
     /// The cluster, as etcdvault.toml names it [env: ETCDVAULT_CLUSTER]
@@ -412,14 +412,7 @@ pub(crate) async fn change(
         output.result(&made, || plan::shown(&made, output.width()));
         return Ok(Exit::Ok);
     }
-    let shown = plan::shown(&made, output.width());
-    if args.yes {
-        output.note(&shown);
-    } else {
-        // What is asked for is shown, however quiet it is to be.
-        output.complaint(&shown);
-        plan::ask(&halt, &made.cluster).await?;
-    }
+    plan::confirmed(&made, args.yes, &halt, output).await?;
     if made.nodes.is_empty() {
         return without_nodes(&made, reached.live, output, &halt).await;
     }

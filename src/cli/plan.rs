@@ -19,7 +19,7 @@ use crate::operation::journal::{
     Back, Direction, JournalError, Level, Outcome, Owner, Plan, Report, RunError, StepState, Stop,
     channel,
 };
-use crate::operation::returning::{Step, as_shell, checks, rows, set_aside};
+use crate::operation::returning::{Step, as_shell, checks, data_set_aside, rows, set_aside};
 use crate::operation::{Failure, FailureKind};
 
 /// The plan as people read it.
@@ -54,7 +54,7 @@ pub(crate) fn shell(plan: &Plan<Step>) -> String {
 }
 
 /// Asks for the cluster's name.
-pub(crate) fn confirm(cluster: &str) -> Result<(), Failure> {
+fn confirm(cluster: &str) -> Result<(), Failure> {
     let no = |what: &str| {
         Failure::new(FailureKind::Usage, what.to_owned()).state("everything is as it was")
     };
@@ -75,9 +75,22 @@ pub(crate) fn confirm(cluster: &str) -> Result<(), Failure> {
     }
 }
 
-/// Asks for the cluster's name, on a thread, so that Ctrl-C is heard meanwhile.
-pub(crate) async fn ask(halt: &Halt, cluster: &str) -> Result<(), Failure> {
-    let cluster = cluster.to_owned();
+/// Shows the plan, and asks for the cluster's name unless that was answered before.
+pub(crate) async fn confirmed(
+    made: &Plan<Step>,
+    yes: bool,
+    halt: &Halt,
+    output: &Output,
+) -> Result<(), Failure> {
+    let shown = shown(made, output.width());
+    if yes {
+        output.note(&shown);
+        return Ok(());
+    }
+    // What is asked for is shown, however quiet it is to be.
+    output.complaint(&shown);
+    let cluster = made.cluster.clone();
+    // The answer is waited for on a thread, so that Ctrl-C is heard meanwhile.
     let asking = tokio::task::spawn_blocking(move || confirm(&cluster));
     halt.or(async {
         asking.await.map_err(|error| {
@@ -334,11 +347,15 @@ fn done(
     let verified = if rolled_back { Vec::new() } else { checks(plan) };
     let back = report.go_back().map(|_| typed.command("rollback", report.plan));
     let aside = set_aside(plan).filter(|_| !rolled_back);
+    let data = if rolled_back { Vec::new() } else { data_set_aside(plan) };
+    let lost = plan.facts.iter().find(|fact| fact.name == "Lost").filter(|_| !rolled_back);
+    let kept: Vec<Value> =
+        data.iter().map(|(node, path)| json!({ "node": node, "path": path })).collect();
     let value: Value = json!({
         "plan": report.plan, "ending": ending, "outputs": report.outputs,
         "left": report.left, "verified": verified, "by_hand": by_hand,
         "set_aside": aside.as_ref().map(|(path, nodes)| json!({ "path": path, "nodes": nodes })),
-        "go_back": back,
+        "data_set_aside": kept, "lost": lost.map(|fact| &fact.text), "go_back": back,
     });
     output.result(&value, || {
         if rolled_back {
@@ -354,6 +371,9 @@ fn done(
         for line in &verified {
             let _ = writeln!(text, "  verified   {}", printable(line));
         }
+        if let Some(fact) = lost {
+            let _ = writeln!(text, "  lost       {}", printable(&fact.text));
+        }
         if let Some(saved) = report.outputs.get("saved") {
             let _ = writeln!(text, "  saved      the state before, as {}", printable(saved));
         }
@@ -361,6 +381,10 @@ fn done(
             let (path, nodes) = (printable(path), printable(&nodes.join(" ")));
             let _ =
                 writeln!(text, "  set aside  {path} on {nodes}; when all is well: rm -r {path}");
+        }
+        for (node, path) in &data {
+            let (node, path) = (printable(node), printable(&path.display().to_string()));
+            let _ = writeln!(text, "  set aside  {path} on {node}; when all is well: rm -r {path}");
         }
         if let Some(back) = &back {
             let _ = writeln!(text, "  go back    {back}");

@@ -115,8 +115,8 @@ pub(crate) fn contents(
 
 /// The other nodes of the cluster: they keep the journal and the lock, too, so that two
 /// operations on different nodes of one cluster know of each other.
-struct Keepers {
-    nodes: Vec<Arc<dyn Node>>,
+pub(crate) struct Keepers {
+    pub(crate) nodes: Vec<Arc<dyn Node>>,
     /// How many nodes the configuration gives the cluster, and how many of them answer.
     of: usize,
     there: usize,
@@ -142,7 +142,7 @@ impl Keepers {
     }
 }
 
-async fn keepers(
+pub(crate) async fn keepers(
     choice: &Choice<'_>,
     nodes: &[Arc<dyn Node>],
     output: &Output,
@@ -256,14 +256,7 @@ pub(crate) async fn run(
         output.result(&made, || plan::shown(&made, output.width()));
         return Ok(Exit::Ok);
     }
-    let shown = plan::shown(&made, output.width());
-    if args.yes {
-        output.note(&shown);
-    } else {
-        // What is asked for is shown, however quiet it is to be.
-        output.complaint(&shown);
-        plan::ask(&halt, &made.cluster).await?;
-    }
+    plan::confirmed(&made, args.yes, &halt, output).await?;
     let repository = Arc::new(repository);
     let cluster = made.cluster.as_str();
     let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;

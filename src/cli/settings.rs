@@ -112,7 +112,10 @@ pub(crate) async fn find_state(
 }
 
 /// The cluster among whose backups `text` is looked for; `None` is all.
-fn meant<'a>(choice: &'a Choice<'_>, text: &str) -> Result<Option<&'a ClusterName>, Failure> {
+pub(crate) fn meant<'a>(
+    choice: &'a Choice<'_>,
+    text: &str,
+) -> Result<Option<&'a ClusterName>, Failure> {
     Ok(match find::selector(text)? {
         Selector::Id(_) => choice.named(),
         _ => choice.meant(),

@@ -153,6 +153,19 @@ pub fn set_aside(plan: &Plan<Step>) -> Option<(String, Vec<String>)> {
     (!nodes.is_empty()).then(|| (format!("{ASIDE}/{}", plan.id), nodes))
 }
 
+/// Where the data of before is kept, by node.
+pub fn data_set_aside(plan: &Plan<Step>) -> Vec<(String, PathBuf)> {
+    let swapped = plan.steps().filter_map(|(_, step)| match step {
+        Step::SwapData { members } => Some(members),
+        _ => None,
+    });
+    let kept = swapped.flatten().flat_map(|member| {
+        let paths = member.kept(plan.id).into_iter();
+        paths.map(|path| (member.node.to_string(), path))
+    });
+    kept.collect()
+}
+
 /// The nodes that a step touches.
 pub fn nodes_of_step(step: &Step) -> Vec<String> {
     plan::Step::describe(step).nodes.iter().map(ToString::to_string).collect()

@@ -15,9 +15,11 @@ mod act;
 pub(crate) mod aside;
 pub mod configure;
 mod data;
+mod fence;
 mod file;
 mod health;
 pub mod membership;
+mod restart;
 mod service;
 
 pub(super) use health::is_ready;
@@ -272,11 +274,38 @@ pub struct NewMember {
     pub owner: (u32, u32),
     /// Whether the data directory is there.
     pub has_data_dir: bool,
+    /// Directories above it that are not there, the topmost first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<PathBuf>,
     /// Whether there is data now.
     pub had: bool,
     /// Whether there is a log's directory elsewhere now.
     #[serde(default)]
     pub had_wal: bool,
+}
+
+/// A node on which nothing of an old cluster may run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fenced {
+    /// The node.
+    pub node: Place,
+    /// Ports that have to be closed.
+    pub ports: Vec<u16>,
+    /// Programs of which none may run.
+    pub programs: Vec<String>,
+    /// Directories in which nobody may have a file open.
+    pub directories: Vec<PathBuf>,
+}
+
+/// A node that was declared dead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Absent {
+    /// Its name.
+    pub node: String,
+    /// `host:port` at which it must not answer.
+    pub address: String,
 }
 
 /// A program that nodes run.
@@ -384,6 +413,22 @@ pub enum Step {
         service: Service,
         /// Where; the leader last.
         instances: Vec<Instance>,
+    },
+    /// Proves that nothing of the old cluster runs or answers.
+    Fence {
+        /// Where to look.
+        nodes: Vec<Fenced>,
+        /// Who must not answer any of them.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        absent: Vec<Absent>,
+    },
+    /// Starts programs anew that remember what the cluster held, where they run and are
+    /// older than their node's API server.
+    Restart {
+        /// Where.
+        nodes: Vec<Place>,
+        /// Which, in this order.
+        programs: Vec<String>,
     },
     /// Sets files as a state has them.
     SetFiles {
@@ -507,6 +552,18 @@ impl plan::Step for Step {
                 nodes(instances),
                 undoable("start it"),
             ),
+            Self::Fence { nodes, absent } => (
+                fence_text(nodes, absent),
+                "whoever still wrote would write to data that is set aside".to_owned(),
+                nodes.iter().map(|fenced| fenced.node.clone()).collect(),
+                Reversal::Nothing,
+            ),
+            Self::Restart { nodes, programs } => (
+                format!("start {} anew, where they run", programs.join(", ")),
+                "they remember what the cluster held before".to_owned(),
+                nodes.clone(),
+                Reversal::Nothing,
+            ),
             Self::SetFiles { node, changes, .. } => (
                 format!("set files as in the state: {}", summary(changes)),
                 "they differ from the state".to_owned(),
@@ -588,6 +645,24 @@ impl plan::Step for Step {
             Self::StartNew { instance, .. } => commands.push(service::shell(instance, false)),
             Self::Start { instances, .. } => {
                 commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
+            }
+            Self::Fence { nodes, .. } => {
+                for fenced in nodes.iter().filter(|fenced| !fenced.programs.is_empty()) {
+                    // It prints what runs, and fails where anything does.
+                    let script = "! pgrep -ax 'etcd|kube-apiserver'";
+                    commands.push(Command::new(Some(&fenced.node), ["sh", "-c", script]));
+                }
+            }
+            Self::Restart { nodes, programs } => {
+                let script = "systemctl try-restart \"$1\" 2>/dev/null || \
+                              crictl ps -q --name \"^$1\\$\" | xargs -r crictl stop";
+                for node in nodes {
+                    let each = programs.iter().map(|program| {
+                        let words = ["sh", "-c", script, "restart", program];
+                        Command::new(Some(node), words)
+                    });
+                    commands.extend(each);
+                }
             }
             Self::SetFiles { node, backup, changes, reload, .. } => {
                 commands.extend(file::shell_before(node, backup, changes));
@@ -679,9 +754,25 @@ fn places(members: &[NewMember]) -> Vec<Place> {
     members.iter().map(|member| member.node.clone()).collect()
 }
 
+fn fence_text(nodes: &[Fenced], absent: &[Absent]) -> String {
+    let mut parts = Vec::new();
+    if nodes.iter().any(|fenced| !fenced.programs.is_empty() || !fenced.ports.is_empty()) {
+        parts.push("no member and no kube-apiserver runs".to_owned());
+    }
+    let mut dead: Vec<&str> = absent.iter().map(|absent| absent.node.as_str()).collect();
+    dead.dedup();
+    if !dead.is_empty() {
+        parts.push(format!("{} does not answer", dead.join(", ")));
+    }
+    format!("make sure that {}", parts.join(", and "))
+}
+
 fn check_text(files: usize, ports: &[u16], units: &[String]) -> String {
     let plural = if files == 1 { "" } else { "s" };
-    let mut text = format!("compare {files} file{plural} with the state");
+    let mut text = match files {
+        0 => "look at what was started".to_owned(),
+        _ => format!("compare {files} file{plural} with the state"),
+    };
     if !ports.is_empty() {
         let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
         text.push_str(&format!("; ports {} are open", ports.join(", ")));

@@ -12,5 +12,5 @@ pub use crate::datadir::remains::{LogEnding, LogRemains, Use};
 pub use crate::datadir::restore::{Options as RestoreOptions, Target as RestoreTarget};
 pub use crate::etcd::Connector;
 pub use crate::etcd::cluster::Reach;
-pub use crate::node::Node;
+pub use crate::node::{Node, NodeName};
 pub use crate::observe::{Runs, Severity};

@@ -277,3 +277,34 @@ pub(crate) async fn here(field: &Field, hosts: &Hosts, script: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}\n{said}");
 }
+
+/// Types the marked commands of a document, line by line, with this vault and these nodes,
+/// and the id of the newest plan where one is named. No plan is left unfinished.
+pub(crate) async fn told(field: &Field, hosts: &Hosts, document: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(document);
+    let text = std::fs::read_to_string(path).unwrap();
+    let marked = text.split("<!-- typed on real hosts -->\n").skip(1);
+    let blocks: Vec<&str> = marked
+        .map(|rest| rest.split("```sh\n").nth(1).unwrap().split("```").next().unwrap())
+        .collect();
+    assert!(!blocks.is_empty(), "{document}");
+    let mut lines: Vec<String> = Vec::new();
+    for line in blocks.concat().lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let vault = field.path("vault");
+        let line = line.replace("/srv/etcd-vault", vault.to_str().unwrap());
+        let identity = field.path("identity.txt");
+        let line = line.replace("/root/identity.txt", identity.to_str().unwrap());
+        let newest = field.plans().await.first().map(|plan| plan.0.clone());
+        lines.push(line.replace("01JD3A00000000000000000000", newest.as_deref().unwrap_or("-")));
+        let is_setting = lines.last().unwrap().starts_with("export ");
+        if is_setting {
+            continue;
+        }
+        // Settings hold for all that follows.
+        let settings = lines.iter().filter(|line| line.starts_with("export "));
+        let script: Vec<String> = settings.chain(lines.last()).cloned().collect();
+        here(field, hosts, &script.join("\n")).await;
+    }
+    let plans = field.plans().await;
+    assert!(plans.iter().all(|(_, ending)| !ending.is_null()), "{plans:?}");
+}

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use super::SeenNode;
 use crate::dialect::host;
 use crate::etcd::client::Pems;
-use crate::etcd::cluster::{ClusterView, Reach, Silence, observe};
+use crate::etcd::cluster::{ClusterView, Reach, Row, Silence, observe};
 use crate::etcd::{ConnectionSettings, Connector, EtcdErrorKind};
 use crate::node::{Node, NodeName};
 use crate::observe::TlsFile;
@@ -276,12 +276,14 @@ pub async fn ask(settings: &ConnectionSettings, tried: Vec<Tried>) -> Asked {
 }
 
 /// A connection to the members of a cluster whose configuration names no certificates:
-/// with those that lie on its nodes, read into memory. `None` where none of them opens
-/// it.
+/// with those that lie on its nodes, read into memory. Where nobody is there to say
+/// whether they open it, the likeliest are taken, for when somebody is. `None` where none
+/// of them opens it.
 pub async fn through_nodes(
     nodes: &[Arc<dyn Node>],
     settings: &ConnectionSettings,
 ) -> Option<Connector> {
+    let mut likeliest = None;
     for node in nodes {
         let Ok(seen) = crate::observe::observe(&**node).await else { continue };
         let seen = [SeenNode { ssh: Some(String::new()), seen }];
@@ -293,7 +295,16 @@ pub async fn through_nodes(
             if view.rows.iter().any(|row| row.status().is_some()) {
                 return Some(connector);
             }
+            let is_gone = |row: &Row| match &row.answer {
+                Err(Silence::Failed(error)) => {
+                    [EtcdErrorKind::Unreachable, EtcdErrorKind::Timeout].contains(&error.kind)
+                }
+                _ => false,
+            };
+            if likeliest.is_none() && view.rows.iter().all(is_gone) {
+                likeliest = Some(connector);
+            }
         }
     }
-    None
+    likeliest
 }

@@ -84,7 +84,7 @@ pub struct DataInputs {
 }
 
 /// The members as `name=url,…`, in the order of their names.
-fn initial_cluster(nodes: &[DataNode]) -> String {
+pub(in crate::operation) fn initial_cluster(nodes: &[DataNode]) -> String {
     let mut members: Vec<String> = nodes
         .iter()
         .flat_map(|node| node.peer_urls.iter().map(|url| format!("{}={url}", node.member.name)))

@@ -204,10 +204,11 @@ async fn look(
             node: place,
             name: own.to_owned(),
             id: String::new(),
-            data_dir,
             wal_dir: etcd.wal_dir.clone(),
             owner,
             has_data_dir: dir.is_some(),
+            missing: missing(&data_dir, dir.is_some(), &above.0),
+            data_dir,
             had: there.is_some(),
             had_wal: wal.is_some(),
         },
@@ -237,6 +238,17 @@ async fn existing_above(node: &dyn Node, path: &Path) -> Result<(PathBuf, (u32, 
     Ok((PathBuf::from("/"), (0, 0)))
 }
 
+/// Directories above `data_dir` that are not there, the topmost first.
+fn missing(data_dir: &Path, is_there: bool, above: &Path) -> Vec<PathBuf> {
+    if is_there {
+        return Vec::new();
+    }
+    let between = data_dir.ancestors().skip(1).take_while(|path| *path != above);
+    let mut missing: Vec<PathBuf> = between.map(Path::to_owned).collect();
+    missing.reverse();
+    missing
+}
+
 fn etcd_urls(etcd: &EtcdService) -> Vec<String> {
     let mut urls = etcd.settings.listen_client_urls();
     urls.extend(etcd.settings.listen_peer_urls());
@@ -250,7 +262,13 @@ fn ports(urls: &[String]) -> Vec<u16> {
     ports
 }
 
-fn running(runs: &Runs, service: Service, ports: Vec<u16>) -> Option<Running> {
+/// How a service is driven; `None` where neither systemd nor the kubelet does. The place
+/// of a manifest that is out is not set.
+pub(in crate::operation) fn running(
+    runs: &Runs,
+    service: Service,
+    ports: Vec<u16>,
+) -> Option<Running> {
     match runs {
         Runs::Unit { unit, active, enabled, .. } => {
             let unit = unit.clone();
@@ -284,13 +302,18 @@ fn with_aside(mut nodes: Vec<DataNode>, id: PlanId) -> Vec<DataNode> {
     for node in &mut nodes {
         let api = node.api_server.iter_mut().map(|(running, _)| running);
         for running in std::iter::once(&mut node.etcd).chain(api) {
-            let How::Pod { manifest, aside, .. } = &mut running.how else { continue };
-            let name = manifest.file_name().unwrap_or_default().to_string_lossy();
-            // A name with a dot in front the kubelet passes over.
-            *aside = manifest.with_file_name(format!(".{name}.etcdvault-{id}"));
+            set_aside(running, id);
         }
     }
     nodes
+}
+
+/// Sets where a manifest is while it is out.
+pub(in crate::operation) fn set_aside(running: &mut Running, id: PlanId) {
+    let How::Pod { manifest, aside, .. } = &mut running.how else { return };
+    let name = manifest.file_name().unwrap_or_default().to_string_lossy();
+    // A name with a dot in front the kubelet passes over.
+    *aside = manifest.with_file_name(format!(".{name}.etcdvault-{id}"));
 }
 
 /// Whether the nodes have all members, each once. Returns where the members of the state

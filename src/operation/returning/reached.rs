@@ -8,7 +8,7 @@ use crate::etcd::{ConnectionSettings, Connector};
 use crate::node::{ByteStream, NodeError, NodeErrorKind, NodeName};
 use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::failure::{Failure, FailureKind, chain};
-use crate::operation::state::find;
+use crate::operation::find;
 use crate::operation::step::MemberAnswer;
 use crate::operation::vaults::storage_failure;
 
@@ -19,7 +19,8 @@ pub async fn snapshot(
     backup: &str,
     node: &NodeName,
 ) -> Result<ByteStream, Failure> {
-    let found = find::find(repository, None, backup).await?;
+    // A backup of data alone holds no state of a node.
+    let found = find::find_snapshot(repository, None, backup).await?;
     let what = format!("the snapshot of {backup} was not read");
     let object = found.manifest.object(SNAPSHOT_ROLE).ok_or_else(|| {
         Failure::new(FailureKind::Error, &what).detail("the backup holds no snapshot")

@@ -6,11 +6,13 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 use super::data::{self, HASH_KV, Wanted};
+use super::fence;
 use super::file::{self, failed, look};
 use super::membership::{self, Membership};
+use super::restart;
 use super::service::{self, State};
 use super::{
-    Contents, Expected, Instance, NewMember, SAVED, Service, Step, World, aside, configure,
+    Contents, Expected, Fenced, Instance, NewMember, SAVED, Service, Step, World, aside, configure,
 };
 use crate::node::{Node, UnitAction};
 use crate::operation::failure::Failure;
@@ -50,6 +52,13 @@ impl World {
         found.ok_or_else(|| {
             StepError::new("there is no way to the cluster's members").without_effect()
         })
+    }
+
+    fn fenced<'a>(
+        &'a self,
+        nodes: &'a [Fenced],
+    ) -> Result<Vec<(&'a dyn Node, &'a Fenced)>, StepError> {
+        nodes.iter().map(|fenced| Ok((self.node(&fenced.node)?, fenced))).collect()
     }
 
     fn contents(&self) -> Result<&dyn Contents, StepError> {
@@ -182,6 +191,17 @@ impl Act<World> for Step {
                 let wanted = wanted(cluster, &ids, *revision, context)?;
                 Ok(done(data::agreed(world.contents()?, &wanted).await?))
             }
+            Self::Fence { nodes, absent } => {
+                Ok(done(fence::standing(&world.fenced(nodes)?, absent).await?.is_empty()))
+            }
+            Self::Restart { nodes, programs } => {
+                for place in nodes {
+                    if !restart::stale(world.node(place)?, programs).await?.is_empty() {
+                        return Ok(Probe::NotDone);
+                    }
+                }
+                Ok(done(true))
+            }
             Self::Stop { service, instances } => {
                 states(world, *service, instances, State::Stopped).await
             }
@@ -263,6 +283,15 @@ impl Act<World> for Step {
                 let wanted = wanted(cluster, &ids, *revision, context)?;
                 data::agree(world.contents()?, &wanted, context).await
             }
+            Self::Fence { nodes, absent } => {
+                fence::fence(world.fenced(nodes)?, absent, context).await
+            }
+            Self::Restart { nodes, programs } => {
+                let each = nodes.iter().map(async |place| {
+                    restart::restart(world.node(place)?, programs, context).await
+                });
+                first_error(join_all(each).await)
+            }
             Self::SaveState { nodes, data } => {
                 let contents = world.contents()?;
                 let saved = contents.saved(context.plan).await;
@@ -341,7 +370,11 @@ impl Act<World> for Step {
 
     async fn undo(&self, world: &World, context: &Context<'_>) -> Result<(), StepError> {
         match self {
-            Self::SaveState { .. } | Self::Check { .. } | Self::CheckData { .. } => Ok(()),
+            Self::SaveState { .. }
+            | Self::Fence { .. }
+            | Self::Restart { .. }
+            | Self::Check { .. }
+            | Self::CheckData { .. } => Ok(()),
             Self::BuildData { members, .. } => {
                 for (node, member) in world.members(members)? {
                     data::unbuild(node, member, context).await?;

@@ -241,7 +241,9 @@ fn root(mode: u32) -> Attributes {
 async fn make_data_dir(node: &dyn Node, member: &NewMember) -> Result<(), StepError> {
     let mut missing: Vec<&Path> = Vec::new();
     let parents = member.wal_dir.as_deref().and_then(Path::parent);
-    for path in [Some(&*member.data_dir), parents].into_iter().flatten() {
+    let mut wanted: Vec<&Path> = member.missing.iter().map(PathBuf::as_path).collect();
+    wanted.extend([Some(&*member.data_dir), parents].into_iter().flatten());
+    for path in wanted {
         if !stands(node, path).await? {
             missing.push(path);
         }
@@ -289,11 +291,15 @@ async fn take_build_away(
         }
     }
     if !member.has_data_dir {
-        // Made by this plan; where something else came to be in it, it stays.
-        if let Err(error) = node.remove_dir(&member.data_dir).await
-            && error.kind == NodeErrorKind::Lost
-        {
-            return Err(failed(error));
+        // Made by this plan; where something else came to be in one, it stays.
+        let mut made: Vec<&Path> = vec![&member.data_dir];
+        made.extend(member.missing.iter().rev().map(PathBuf::as_path));
+        for path in made {
+            if let Err(error) = node.remove_dir(path).await
+                && error.kind == NodeErrorKind::Lost
+            {
+                return Err(failed(error));
+            }
         }
     }
     remove_note(node, &note_at).await

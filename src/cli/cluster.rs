@@ -1,0 +1,189 @@
+//! `etcdvault restore cluster`.
+
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::exit_code::Exit;
+use super::journal::{engine, options};
+use super::output::Output;
+use super::plan::{self, Halt};
+use super::preflight::{complain, node_names, reached_as};
+use super::returning::{contents, keepers};
+use super::settings::{connector, meant, open_vault, reach};
+use super::state::StateArgs;
+use super::ways::Typed;
+use crate::config::Setup;
+use crate::event::Events;
+use crate::operation::cluster::{self, Options, Prepared, Reached};
+use crate::operation::state::nodes;
+use crate::operation::state::save::{SaveOptions, check_encryption};
+use crate::operation::vocabulary::{ClusterName, Connector, Node, Repository};
+use crate::operation::{Failure, FailureKind};
+use crate::types::ConnectionSettings;
+
+/// Bring a cluster back from a backup, on the nodes that it has
+///
+/// Looks at all nodes first and refuses what cannot go well (see `preflight`). Shows a
+/// plan: the present state is stored, and where the cluster still answers a last backup;
+/// every member's directory is built from the backup beside the present one; API servers
+/// and members are stopped, and that nobody writes any more is proven; directories are
+/// renamed; members are started and compared with each other and with what was computed
+/// while they were built; API servers are started.
+///
+/// Nothing is deleted: the data of before stays beside the new one. Until the API servers
+/// start again `rollback` brings it back. A plan that was stopped or killed goes on with
+/// `resume`, also from another machine.
+///
+/// latest is the newest backup that was taken on purpose and compared: what plans store
+/// before they change the nodes is named by its id.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    etcdvault restore cluster latest --vault /srv/etcd-vault --identity-file identity.txt --dry-run\n  \
+    etcdvault restore cluster 01JD2Y6Q --cluster prod\n  \
+    etcdvault restore cluster latest --cluster prod --dead k3 --yes")]
+pub(crate) struct RestoreClusterArgs {
+    /// An id or its start, latest, or a time (the newest before it)
+    #[arg(value_name = "BACKUP")]
+    backup: String,
+    /// The cluster that is brought back [default: the only one of the configuration]
+    /// [env: ETCDVAULT_CLUSTER]
+    #[arg(long, value_name = "NAME")]
+    cluster: Option<String>,
+    /// A node with a member or an API server [default: all of the cluster in etcdvault.toml]
+    #[arg(long = "node", value_name = "NAME")]
+    nodes: Vec<String>,
+    /// A node that is gone for good: it is left out, and must not answer
+    #[arg(long = "dead", value_name = "NAME")]
+    dead: Vec<String>,
+    /// Add this to the revision and mark everything below compacted; 0 does neither
+    /// [default: 1,000,000,000 above all that is known to have been served]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    bump_revision: Option<u64>,
+    /// Show the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the plan as stock commands and change nothing
+    #[arg(long)]
+    as_shell: bool,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    /// Do not store the present state first, nor a last backup
+    #[arg(long)]
+    no_save: bool,
+    /// Go on although something stands in the way
+    #[arg(long)]
+    force: bool,
+    /// Take a backup that seems to be another cluster's
+    #[arg(long)]
+    other_cluster: bool,
+    /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
+    #[arg(long)]
+    take_over_lock: bool,
+    #[command(flatten)]
+    with: StateArgs,
+}
+
+/// All that is known before anything is changed.
+struct Ready {
+    repository: Repository,
+    /// Those that are restored, then those that only keep the journal and the lock.
+    nodes: Vec<Arc<dyn Node>>,
+    settings: ConnectionSettings,
+    connector: Connector,
+    look: SaveOptions,
+    prepared: Prepared,
+}
+
+async fn prepare(
+    args: &RestoreClusterArgs,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Ready, Failure> {
+    let choice = setup.choose(args.cluster.as_deref())?;
+    let dead = node_names(&args.dead)?;
+    let settings = reach(choice.connection(&args.with.connection.raw()).await?, output).await?;
+    let repository = open_vault(&args.with.vault, Some(&args.with.keys), &choice, output).await?;
+    let of = meant(&choice, &args.backup)?;
+    let finding = cluster::find(&repository, of, &args.backup);
+    let backup = output.waiting("looking for the backup", finding).await?;
+    output.mark(&backup.manifest.id.to_string(), &backup.manifest.proof);
+    let look = args.with.options(&choice, &[]);
+    if !args.no_save && !args.dry_run && !args.as_shell {
+        // Said now and not in the midst of the plan.
+        let what = "nothing was restored: the present state could not be stored";
+        check_encryption(&repository, look.allow_unencrypted, what, &Events::none())
+            .map_err(|failure| failure.detail("--no-save restores without storing it"))?;
+    }
+    let all = output.waiting("connecting", nodes::each(&choice, &args.nodes)).await?;
+    let connector = connector(&settings, &all, output).await?;
+    let mut keepers = output.waiting("connecting", keepers(&choice, &all, output)).await?.nodes;
+    let name = choice.meant().unwrap_or(&backup.manifest.cluster).clone();
+    let options = Options {
+        cluster: name,
+        dead: dead.clone(),
+        save: !args.no_save,
+        force: args.force,
+        other_cluster: args.other_cluster,
+        bump_revision: args.bump_revision,
+    };
+    let known_as = reached_as(&choice);
+    let reached = Reached {
+        nodes: &all,
+        known_as: &known_as,
+        keepers: keepers.iter().map(|node| node.name().clone()).collect(),
+        connector: &connector,
+        connection: &settings,
+    };
+    let planning = cluster::prepare(&repository, &backup, &reached, &options);
+    let prepared = output.waiting("looking at the nodes", planning).await?;
+    // Nothing is asked of the dead, nor kept by them.
+    let mut nodes: Vec<Arc<dyn Node>> =
+        all.into_iter().filter(|node| !dead.contains(node.name())).collect();
+    nodes.append(&mut keepers);
+    Ok(Ready { repository, nodes, settings, connector, look, prepared })
+}
+
+pub(crate) async fn run(
+    args: Box<RestoreClusterArgs>,
+    typed: &Typed,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
+    let halt = Halt::listen()?;
+    let ready = halt.or(prepare(&args, output, setup)).await?;
+    let Ready { repository, nodes, settings, connector, look, prepared } = ready;
+    let Prepared { plan: made, checked } = prepared;
+    complain(&checked.findings, output);
+    if args.as_shell {
+        output.text(&plan::shell(&made));
+        return Ok(Exit::Ok);
+    }
+    if args.dry_run {
+        output.result(&made, || plan::shown(&made, output.width()));
+        return Ok(Exit::Ok);
+    }
+    plan::confirmed(&made, args.yes, &halt, output).await?;
+    let repository = Arc::new(repository);
+    let cluster = made.cluster.as_str();
+    let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
+    let owner = plan::owner(setup);
+    let options = options(args.take_over_lock, &[])?;
+    let engine = engine(&nodes, Some(contents), options, owner, &halt, output)?;
+    let ran = halt.run(output, engine.execute(&made)).await;
+    let report = ran.map_err(|error| plan::not_begun(error, typed))?;
+    plan::ended(&report, &made, &[], typed, &halt, output)
+}
+
+/// The name of the cluster that a check is about.
+pub(super) fn cluster_name(
+    named: Option<&ClusterName>,
+    backup: Option<&ClusterName>,
+) -> Result<ClusterName, Failure> {
+    match named.or(backup) {
+        Some(name) => Ok(name.clone()),
+        None => ClusterName::new("cluster")
+            .map_err(|error| Failure::new(FailureKind::Error, error.to_string())),
+    }
+}
