@@ -565,7 +565,7 @@ async fn an_operator_works_through_a_jump_host() {
         .env("USER", "test");
     let ran = discover(&cli, &NODES).await;
     assert_ne!(ran.code, Some(0), "{ran}");
-    assert!(ran.stderr.contains("accepts none of the ssh keys"), "{ran}");
+    assert!(ran.text().contains("accepts none of the ssh keys"), "{ran}");
 
     let agent = KeyAgent::with(&cluster.hosts().ssh_key()).await;
     let cli = cli.env("SSH_AUTH_SOCK", agent.socket());

@@ -24,6 +24,8 @@ const BOUND: Duration = Duration::from_secs(180);
 /// A setting of the members, in a file that `Kind::Unit` has.
 const DROP_IN: &str = "/etc/systemd/system/etcd.service.d/10-limits.conf";
 const QUOTA: &str = "4294967296";
+/// A file of the state that no service here reads.
+const OTHER: &str = "/etc/default/flanneld";
 const OTHER_QUOTA: &str = "8589934592";
 /// Keys go to a vault of the test's own.
 const ALLOW: &str = "--allow-unencrypted";
@@ -527,6 +529,8 @@ async fn an_hour_between_clocks_and_two_operators_at_once() {
     assert!(what.contains("60 min ahead") && hint.contains("timedatectl"), "{ran}");
 
     // States are ordered by the time of the operator who saves them.
+    let n3 = cluster.hosts().host(2);
+    n3.write(OTHER, b"FLANNELD_IFACE=eth0\n").await.unwrap();
     let state = first.save().await;
     let ran = first.run(&["state", "list", "--json"]).await.expect(0);
     let taken = ran.json()["states"][0]["taken"].as_str().unwrap().to_owned();
@@ -577,6 +581,28 @@ async fn an_hour_between_clocks_and_two_operators_at_once() {
     // Nobody holds it any more.
     ruin(&cluster).await;
     first.returning(&state).end().await.expect(0);
+
+    // Who reaches one of three cannot know who works on the others.
+    cluster.hosts().host(0).link_down().unwrap();
+    cluster.hosts().host(1).link_down().unwrap();
+    n3.write(OTHER, b"FLANNELD_IFACE=eth1\n").await.unwrap();
+    let plans = async || {
+        let listed = n3.check(["ls", "/var/lib/etcdvault/journal"]).await.unwrap();
+        listed.lines().count()
+    };
+    let before = plans().await;
+    let cli = first.cli.clone().env("ETCDCTL_DIAL_TIMEOUT", "3s");
+    let alone = ["state", "return", &state, "--node", "n3", ALLOW];
+    let ran = cli.run(alone.iter().chain(&["--yes"])).await.unwrap().expect(1);
+    says(&ran, &["nothing was returned: 1 of the 3 nodes of field answer", "--without-majority"]);
+    assert_eq!(plans().await, before, "{ran}");
+    // Looking does no harm, and whoever insists goes on.
+    let ran = cli.run(alone.iter().chain(&["--dry-run", "--json"])).await.unwrap().expect(0);
+    assert_eq!(ran.json()["nodes"], serde_json::json!(["n3"]), "{ran}");
+    let insist = ["--yes", "--without-majority"];
+    cli.run(alone.iter().chain(&insist)).await.unwrap().expect(0);
+    assert_eq!(n3.read(OTHER).await.unwrap(), b"FLANNELD_IFACE=eth0\n");
+    assert_eq!(plans().await, before + 1);
 }
 
 /// The kubelet runs every file of its directory: a copy beside a manifest is a second

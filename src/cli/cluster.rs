@@ -118,7 +118,7 @@ async fn prepare(
     }
     let all = output.waiting("connecting", nodes::each(&choice, &args.nodes)).await?;
     let connector = connector(&settings, &all, output).await?;
-    let mut keepers = output.waiting("connecting", keepers(&choice, &all, output)).await?;
+    let mut keepers = output.waiting("connecting", keepers(&choice, &all, output)).await?.nodes;
     let name = choice.meant().unwrap_or(&backup.manifest.cluster).clone();
     let options = Options {
         cluster: name,

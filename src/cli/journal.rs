@@ -399,7 +399,8 @@ pub(crate) async fn resume(
     };
     let (Found { nodes, history }, contents) = halt.or(preparing).await?;
     let owner = plan::owner(setup);
-    let options = options(args.take_over_lock, &args.without)?;
+    let of = of(setup, &history, &args.without);
+    let options = Options { of, ..options(args.take_over_lock, &args.without)? };
     let engine = engine(&nodes, Some(contents), options, owner, &halt, output)?;
     let ran = halt.run(output, engine.resume::<Step>(history.plan.id)).await;
     let report = ran.map_err(|error| not_begun(error, typed))?;
@@ -431,11 +432,24 @@ pub(crate) async fn rollback(
     };
     let (Found { nodes, history }, contents) = halt.or(finding).await?;
     let owner = plan::owner(setup);
-    let options = options(args.take_over_lock, &args.without)?;
+    let of = of(setup, &history, &args.without);
+    let options = Options { of, ..options(args.take_over_lock, &args.without)? };
     let engine = engine(&nodes, contents, options, owner, &halt, output)?;
     let ran = halt.run(output, engine.rollback::<Step>(history.plan.id)).await;
     let report = ran.map_err(|error| not_begun(error, typed))?;
     ended(&report, &history.plan, &[], typed, &halt, output)
+}
+
+/// Among how many nodes the lock needs more than half: the configured ones of the plan's
+/// cluster that were not left out. A plan that was begun with fewer goes on with its own.
+fn of(setup: &Setup, history: &History<Step>, without: &[String]) -> usize {
+    let plan = &history.plan;
+    let configured = setup.choose(Some(&plan.cluster)).ok().map_or(0, |choice| {
+        let nodes = choice.entry().map_or(&[][..], |(_, cluster)| &cluster.nodes);
+        nodes.iter().filter(|name| !without.contains(name)).count()
+    });
+    let own = plan.nodes.iter().filter(|place| !without.iter().any(|n| n == place.as_str()));
+    if own.count() * 2 > configured { configured } else { 0 }
 }
 
 /// What was decided about a run.

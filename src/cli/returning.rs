@@ -16,13 +16,14 @@ use super::state::StateArgs;
 use super::ways::Typed;
 use crate::config::{Choice, Setup};
 use crate::event::Events;
-use crate::operation::Failure;
+use crate::operation::journal::Options;
 use crate::operation::returning::vaulted::Vaulted;
 use crate::operation::returning::{self, ReturnOptions};
 use crate::operation::state::nodes;
 use crate::operation::state::save::{SaveOptions, check_encryption};
 use crate::operation::step::Contents;
 use crate::operation::vocabulary::{Connector, Node, Repository};
+use crate::operation::{Failure, FailureKind};
 use crate::types::ConnectionSettings;
 
 /// Set nodes up again as a state has them
@@ -73,6 +74,10 @@ pub(crate) struct StateReturnArgs {
     /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
+    /// Go on although no more than half of the cluster's nodes answer: whether somebody
+    /// else is at work on the others is then not known
+    #[arg(long)]
+    without_majority: bool,
     /// A file or directory beside what is found, as `state save --path` took it
     #[arg(long = "path", value_name = "PATH")]
     paths: Vec<PathBuf>,
@@ -110,18 +115,46 @@ pub(crate) fn contents(
 
 /// The other nodes of the cluster: they keep the journal and the lock, too, so that two
 /// operations on different nodes of one cluster know of each other.
+pub(crate) struct Keepers {
+    pub(crate) nodes: Vec<Arc<dyn Node>>,
+    /// How many nodes the configuration gives the cluster, and how many of them answer.
+    of: usize,
+    there: usize,
+}
+
+impl Keepers {
+    /// Of two operators who reach different nodes at most one has more than half.
+    fn check(&self, cluster: &str) -> Result<(), Failure> {
+        if self.of == 0 || self.there * 2 > self.of {
+            return Ok(());
+        }
+        let what = format!(
+            "nothing was returned: {} of the {} nodes of {cluster} answer",
+            self.there, self.of
+        );
+        Err(Failure::new(FailureKind::Error, what)
+            .because("somebody else could be at work on the others, and not be known of")
+            .state("the nodes are as they were")
+            .hint(
+                "make more than half of them reachable; where the others are gone, the same \
+                 command with --without-majority",
+            ))
+    }
+}
+
 pub(crate) async fn keepers(
     choice: &Choice<'_>,
     nodes: &[Arc<dyn Node>],
     output: &Output,
-) -> Result<Vec<Arc<dyn Node>>, Failure> {
+) -> Result<Keepers, Failure> {
     let of_cluster = choice.entry().map_or(&[][..], |(_, cluster)| &cluster.nodes);
     let is_there = |name: &&String| nodes.iter().any(|node| node.name().as_str() == **name);
     let others: Vec<String> = of_cluster.iter().filter(|name| !is_there(name)).cloned().collect();
-    if others.is_empty() {
-        return Ok(Vec::new());
-    }
+    let of = of_cluster.len();
     let mut keepers = Vec::new();
+    if others.is_empty() {
+        return Ok(Keepers { nodes: keepers, of, there: of });
+    }
     for node in nodes::each(choice, &others).await? {
         match node.facts().await {
             Ok(_) => keepers.push(node),
@@ -131,7 +164,8 @@ pub(crate) async fn keepers(
             )),
         }
     }
-    Ok(keepers)
+    let there = of - others.len() + keepers.len();
+    Ok(Keepers { nodes: keepers, of, there })
 }
 
 /// All that is known before anything is changed.
@@ -143,6 +177,8 @@ struct Prepared {
     connector: Connector,
     look: SaveOptions,
     planned: returning::planner::Planned,
+    /// Among how many nodes the lock needs more than half.
+    of: usize,
 }
 
 async fn prepare(
@@ -165,10 +201,13 @@ async fn prepare(
     let mut nodes = output.waiting("connecting", nodes::named(&choice, &wanted)).await?;
     let connector = connector(&settings, &nodes, output).await?;
     let mut keepers = output.waiting("connecting", keepers(&choice, &nodes, output)).await?;
+    if !args.without_majority && !args.dry_run && !args.as_shell {
+        keepers.check(backup.manifest.cluster.as_str())?;
+    }
     let options = ReturnOptions {
         save: !args.no_save,
         force_topology: args.force_topology,
-        keepers: keepers.iter().map(|node| node.name().clone()).collect(),
+        keepers: keepers.nodes.iter().map(|node| node.name().clone()).collect(),
         look: look.clone(),
     };
     let planned = match args.only {
@@ -183,8 +222,9 @@ async fn prepare(
             output.waiting("looking", planning).await?
         }
     };
-    nodes.append(&mut keepers);
-    Ok(Prepared { repository, nodes, settings, connector, look, planned })
+    nodes.append(&mut keepers.nodes);
+    let of = if args.without_majority { 0 } else { keepers.of };
+    Ok(Prepared { repository, nodes, settings, connector, look, planned, of })
 }
 
 pub(crate) async fn run(
@@ -195,7 +235,7 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let halt = Halt::listen()?;
     let prepared = halt.or(prepare(&args, output, setup)).await?;
-    let Prepared { repository, nodes, settings, connector, look, planned } = prepared;
+    let Prepared { repository, nodes, settings, connector, look, planned, of } = prepared;
     let by_hand = planned.by_hand;
     let Some(made) = planned.plan else {
         let value = serde_json::json!({ "plan": null, "by_hand": by_hand });
@@ -221,7 +261,7 @@ pub(crate) async fn run(
     let cluster = made.cluster.as_str();
     let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
     let owner = plan::owner(setup);
-    let options = options(args.take_over_lock, &[])?;
+    let options = Options { of, ..options(args.take_over_lock, &[])? };
     let engine = engine(&nodes, Some(contents), options, owner, &halt, output)?;
     let ran = halt.run(output, engine.execute(&made)).await;
     let report = ran.map_err(|error| plan::not_begun(error, typed))?;
