@@ -167,4 +167,8 @@ async fn row_23_data_is_returned_to_all_members_and_rolled_back() {
     run(&args, 0).await;
     cluster.wait_healthy().await.unwrap();
     assert_eq!(content(&cluster).await.0, later);
+
+    // Other ids are no other topology: the configuration of then is returned as well.
+    assert!(members(&cluster).await.iter().all(|id| !before.contains(id)));
+    run(&["state", "return", &id, "--no-save", "--allow-unencrypted", "--dry-run"], 0).await;
 }

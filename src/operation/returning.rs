@@ -27,7 +27,7 @@ use crate::node::{Node, NodeName};
 use crate::observe;
 use crate::operation::failure::{Failure, FailureKind, chain};
 use crate::operation::own_way;
-use crate::operation::state::describe::{ClusterSeen, StateContent};
+use crate::operation::state::describe::{ClusterSeen, MemberSeen, StateContent};
 use crate::operation::state::index::NodeIndex;
 use crate::operation::state::save::{SaveOptions, captured};
 use crate::operation::state::{find, nodes_of};
@@ -225,11 +225,8 @@ fn roots(index: &NodeIndex) -> Vec<PathBuf> {
 fn cluster_drift(was: &ClusterSeen, is: Option<&ClusterSeen>) -> Vec<String> {
     let Some(is) = is else { return Vec::new() };
     let mut found = Vec::new();
-    if was.cluster_id != is.cluster_id {
-        found.push(format!("the cluster's id was {}, and is {}", was.cluster_id, is.cluster_id));
-    }
     for member in &was.members {
-        match is.members.iter().find(|other| other.id == member.id) {
+        match is.members.iter().find(|other| same_member(member, other)) {
             None => found.push(format!("member {} ({}) is gone", member.name, member.id)),
             Some(other) => {
                 if other.peer_urls != member.peer_urls {
@@ -245,11 +242,17 @@ fn cluster_drift(was: &ClusterSeen, is: Option<&ClusterSeen>) -> Vec<String> {
         }
     }
     for other in &is.members {
-        if !was.members.iter().any(|member| member.id == other.id) {
+        if !was.members.iter().any(|member| same_member(member, other)) {
             found.push(format!("member {} ({}) is new", other.name, other.id));
         }
     }
     found
+}
+
+/// Whether one seat is meant: every return of data gives the cluster and its members new
+/// ids, and leaves their names and places. A member without a name never started.
+fn same_member(was: &MemberSeen, is: &MemberSeen) -> bool {
+    if was.name.is_empty() || is.name.is_empty() { was.id == is.id } else { was.name == is.name }
 }
 
 /// The node of the leader, by the addresses that it gives to clients.
@@ -263,4 +266,48 @@ fn leader(view: &crate::etcd::cluster::ClusterView, nodes: &[NodeInput]) -> Opti
         urls.any(|url| addresses.iter().any(|address| url.contains(&format!("//{address}:"))))
     };
     nodes.iter().find(on).map(|node| node.node.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::HexId;
+
+    fn cluster(first_id: u64) -> ClusterSeen {
+        let member = |number: u64| MemberSeen {
+            id: HexId(first_id + number),
+            name: format!("n{number}"),
+            peer_urls: vec![format!("https://10.0.0.{number}:2380")],
+            client_urls: vec![format!("https://10.0.0.{number}:2379")],
+            is_learner: false,
+            version: Some("3.5.16".into()),
+        };
+        let members = (1..=3).map(member).collect();
+        ClusterSeen { cluster_id: HexId(first_id), revision: Some(9), members }
+    }
+
+    #[test]
+    fn other_ids_alone_are_no_other_topology() {
+        let was = cluster(100);
+        assert_eq!(cluster_drift(&was, None), [""; 0]);
+        assert_eq!(cluster_drift(&was, Some(&cluster(100))), [""; 0]);
+        assert_eq!(cluster_drift(&was, Some(&cluster(200))), [""; 0], "data was returned");
+
+        let changed = |change: fn(&mut ClusterSeen)| {
+            let mut is = cluster(200);
+            change(&mut is);
+            cluster_drift(&was, Some(&is))
+        };
+        let gone = changed(|is| drop(is.members.remove(1)));
+        assert_eq!(gone, ["member n2 (66) is gone"]);
+        let new = changed(|is| is.members[2].name = "n4".into());
+        assert_eq!(new, ["member n3 (67) is gone", "member n4 (cb) is new"]);
+        let moved = changed(|is| is.members[0].peer_urls = vec!["https://10.0.0.9:2380".into()]);
+        assert_eq!(
+            moved,
+            ["peers of n1 were https://10.0.0.1:2380, and are https://10.0.0.9:2380"]
+        );
+        let upgraded = changed(|is| is.members[0].version = Some("3.6.0".into()));
+        assert_eq!(upgraded, ["n1 was etcd 3.5.16, and is 3.6.0"]);
+    }
 }
