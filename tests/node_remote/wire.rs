@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use etcdvault::node::agent::{self, AgentError};
 use etcdvault::node::remote::preamble::Identity;
+use etcdvault::node::remote::wire::PROTOCOL;
 use etcdvault::node::remote::{Deadlines, Expect, Keepalive, RemoteNode};
 use etcdvault::node::*;
 use futures_util::stream::{self, StreamExt};
@@ -374,8 +375,8 @@ async fn another_version_or_file_is_refused_with_the_remedy() {
     let own = env!("CARGO_PKG_VERSION");
     let cases = [
         (line(99, own), Expect::Version, "speaks protocol 99"),
-        (line(2, "99.0.0"), Expect::Version, "the agent is etcdvault 99.0.0, this is"),
-        (line(2, own), Expect::Digest("b".repeat(64)), "has the digest"),
+        (line(PROTOCOL, "99.0.0"), Expect::Version, "the agent is etcdvault 99.0.0, this is"),
+        (line(PROTOCOL, own), Expect::Digest("b".repeat(64)), "has the digest"),
         (b"ETCDVAULT-WANTED x86_64\n".to_vec(), Expect::Version, "asks for a program"),
     ];
     for (bytes, expect, why) in cases {
