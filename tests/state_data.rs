@@ -424,13 +424,11 @@ async fn units_powered_off_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn pods_killed_at_each_call() {
     troubled(pods, Trouble::Freeze).await;
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn pods_powered_off_at_each_call() {
     troubled(pods, Trouble::PowerOff).await;
 }

@@ -592,7 +592,6 @@ async fn what_somebody_changed_meanwhile_is_not_written_over() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn units_and_pods_pass_each_step_twice_and_ctrl_c() {
     for build in [units, pods, kinds, kubelet] {
         twice_and_stopped(build, 5).await;
@@ -618,25 +617,21 @@ async fn units_cut_off_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn pods_killed_at_each_call() {
     troubled(pods, Trouble::Freeze).await;
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn pods_failed_at_each_call() {
     troubled(pods, Trouble::Fail(NodeErrorKind::Other)).await;
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn pods_cut_off_at_each_call() {
     troubled(pods, Trouble::Cut).await;
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn units_powered_off_at_each_call() {
     troubled(units, Trouble::PowerOff).await;
 }
@@ -649,7 +644,6 @@ async fn units_and_kinds_late_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn pods_and_a_kubelet_powered_off_at_each_call() {
     for build in [pods, kubelet] {
         troubled(build, Trouble::PowerOff).await;
@@ -679,7 +673,6 @@ async fn a_kubelet_killed_failed_and_cut_off_at_each_call() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "long: make test-all runs it"]
 async fn a_rollback_killed_at_each_call() {
     for build in [units, pods, kinds, kubelet] {
         rollback_killed(build).await;
