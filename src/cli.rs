@@ -141,7 +141,7 @@ async fn run_command(
         Command::Discover(args) => or_interrupted(discover::run(*args, output, setup)).await,
         Command::Restore(RestoreCommand::DataDir(args)) => {
             with_grace(async |mut interrupt| {
-                restore::data_dir(args, output, setup, &mut interrupt).await
+                restore::data_dir(*args, output, setup, &mut interrupt).await
             })
             .await
         }

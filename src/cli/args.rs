@@ -346,7 +346,7 @@ pub(crate) struct InspectArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum RestoreCommand {
     Cluster(Box<super::cluster::RestoreClusterArgs>),
-    DataDir(RestoreDataDirArgs),
+    DataDir(Box<RestoreDataDirArgs>),
 }
 
 /// Build a data directory that etcd boots from, without any etcd program
