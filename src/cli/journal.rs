@@ -162,12 +162,13 @@ async fn find(
             || without.is_some_and(|without| without.contains(place))
     };
     let others: Vec<String> = about.iter().filter(|place| !known(place)).cloned().collect();
+    // Another node of the cluster was left out of it: nothing is kept there.
+    let ours = nodes.into_iter().filter(|node| named(node));
     if others.is_empty() || without.is_none() && !keepers.nodes.is_empty() {
-        return Ok(Found { nodes, history });
+        return Ok(Found { nodes: ours.collect(), history });
     }
     let others = output.waiting("connecting", nodes::each(&choice, &others)).await?;
-    let nodes = nodes.into_iter().filter(|node| named(node)).chain(others);
-    let nodes: Vec<Arc<dyn Node>> = nodes.collect();
+    let nodes: Vec<Arc<dyn Node>> = ours.chain(others).collect();
     let stores = journal::stores(&places(&nodes)?);
     let loaded = journal::load::<Step>(&stores, history.plan.id).await;
     let history = loaded.map_err(|error| not_begun(error.into(), typed))?;
