@@ -33,6 +33,7 @@ const SNAPSHOT: &[u8] =
     include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/scan/small"));
 const ETCD: &str = "/etc/systemd/system/etcd.service";
 const API: &str = "/etc/systemd/system/kube-apiserver.service";
+const CONTROLLERS: &str = "/etc/systemd/system/kube-controller-manager.service";
 
 fn scan(bytes: &[u8]) -> Option<Scan> {
     let mut scan = StreamScan::new(ScanOptions { sha256: true, ..ScanOptions::default() });
@@ -167,6 +168,9 @@ fn case(kind: World3, bump_revision: Option<u64>, stacked: bool) -> Case<Step, W
     for node in hosts {
         node.file(API, "[Service]\nExecStart=/usr/bin/kube-apiserver\n", 0, 0o644);
         node.link("/etc/systemd/system/multi-user.target.wants/kube-apiserver.service", API);
+        node.file(CONTROLLERS, "[Service]\nExecStart=/usr/bin/kube-controller-manager\n", 0, 0o644);
+        let wants = "/etc/systemd/system/multi-user.target.wants";
+        node.link(&format!("{wants}/kube-controller-manager.service"), CONTROLLERS);
         node.power_off().power_on();
         let how = How::BootUnit { unit: "kube-apiserver.service".into() };
         let running = Running { how, runs: true, healthy: true };
@@ -313,9 +317,21 @@ async fn a_cluster_that_runs_is_brought_back() {
         "everything written after 2026-11-21 06:00:00 UTC, 1 h 12 min ago: 1764 revisions"
     );
     assert_eq!(case.plan.last_free_return.as_ref().unwrap().before_stage, 9);
+    let controllers = async |name| {
+        let unit = sim(&case.net, name).unit("kube-controller-manager.service").await.unwrap();
+        let unit = unit.unwrap();
+        assert_eq!(unit.active_state, "active", "{name}");
+        unit.invocation
+    };
+    // By the node's clock they are older than the API server that the plan starts.
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    let before = [controllers("m1").await, controllers("k1").await];
     let report = case.plain().execute(&case.plan).await.unwrap();
     assert!(report.is_complete(), "{:?}", report.outcome);
     holds(&case, &["k1", "k2", "k3"], revision);
+    // Row 12: what they remember is gone with them.
+    let after = [controllers("m1").await, controllers("k1").await];
+    assert!(before[0] != after[0] && before[1] != after[1], "{before:?} {after:?}");
     for name in ["m1", "k1"] {
         assert!(sim(&case.net, name).runs("kube-apiserver"), "{name}");
         let unit = sim(&case.net, name).unit("kube-apiserver.service").await.unwrap().unwrap();
