@@ -244,6 +244,7 @@ impl Store for LocalStore {
     async fn put_new(&self, key: &Key, size: SizeHint) -> Result<Box<dyn Upload>> {
         let (key_a, key_b) = (key.clone(), key.clone());
         let shared = Arc::clone(&self.shared);
+        let owner = Arc::clone(&self.shared);
         let upload = self
             .blocking(
                 move || shared.act("write", &key_a),
@@ -263,14 +264,15 @@ impl Store for LocalStore {
                     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
                     let temporary = directory.join(shared.writer.temporary_name(number));
                     let file = shared.fs.create_new(&temporary, FILE_MODE)?;
-                    Ok((path, temporary, file))
+                    // Whoever waits for it may be gone by now: then it vanishes here.
+                    Ok((path, Temporary { shared: owner, path: temporary }, file))
                 },
             )
             .await;
         let (path, temporary, file) = upload?;
         Ok(Box::new(LocalUpload {
             file: Some(file),
-            place: Some(Temporary { shared: Arc::clone(&self.shared), path: temporary }),
+            place: Some(temporary),
             path,
             key: key.clone(),
             size: 0,

@@ -39,6 +39,25 @@ async fn opening_creates_nothing_and_creating_refuses_foreign_things() {
     assert_eq!(source, "the directory is not empty: my\\u{a}file is there");
 }
 
+#[test]
+fn an_upload_that_nobody_waits_for_leaves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    let store = LocalStore::open(directory.path()).unwrap();
+    for number in 0..50 {
+        let name = key(&format!("a/{number}"));
+        runtime.block_on(async {
+            let mut opening = Box::pin(store.put_new(&name, SizeHint::Unknown));
+            // Begun on its thread, and given up.
+            assert!(futures_util::poll!(&mut opening).is_pending());
+        });
+    }
+    // Waits for what has begun.
+    drop(runtime);
+    let found = std::fs::read_dir(directory.path().join("a")).map_or(0, Iterator::count);
+    assert_eq!(found, 0);
+}
+
 #[tokio::test]
 async fn files_are_private_and_temporary_ones_are_gone_afterwards() {
     let directory = tempfile::tempdir().unwrap();
