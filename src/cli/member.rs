@@ -33,7 +33,7 @@ use crate::types::Endpoint;
 /// that would leave the cluster without one is refused.
 #[derive(Debug, Subcommand)]
 pub(crate) enum MemberCommand {
-    List(MemberListArgs),
+    List(Box<MemberListArgs>),
     Add(Box<MemberAddArgs>),
     Remove(Box<MemberRemoveArgs>),
     Repair(Box<MemberRepairArgs>),
@@ -195,7 +195,7 @@ fn configured(choice: &Choice<'_>) -> Vec<String> {
 }
 
 pub(crate) async fn list(
-    args: MemberListArgs,
+    args: Box<MemberListArgs>,
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {

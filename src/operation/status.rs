@@ -189,10 +189,10 @@ fn advice(members: &[MemberRow], has_leader: bool, list_known: bool) -> Vec<Advi
             say(
                 format!("{}: alarm {alarm}", label(member)),
                 if alarm == "CORRUPT" {
-                    "compare the members (etcdctl endpoint hashkv --cluster); take the one that \
-                     differs out and let it rejoin empty"
+                    "compare the members (etcdctl endpoint hashkv --cluster); the one that differs \
+                     begins anew: etcdvault member repair"
                 } else {
-                    "compact, etcdctl defrag each member, then etcdctl alarm disarm"
+                    "compact, then etcdvault defrag, then etcdctl alarm disarm"
                 },
             );
         }
@@ -238,7 +238,7 @@ fn advice(members: &[MemberRow], has_leader: bool, list_known: bool) -> Vec<Advi
         {
             say(
                 format!("{}: more than half of the database file is free space", label(member)),
-                "etcdctl defrag, one member at a time, the leader last",
+                "etcdvault defrag: one member at a time, the leader last",
             );
         }
         if let Some(target) = &status.downgrade_to {

@@ -36,6 +36,9 @@ pub struct Field<'a> {
     pub lost: Vec<(String, String)>,
 }
 
+/// A setting and the value that it is to have; `None` takes it out.
+type Wanted = (String, Option<String>);
+
 /// A node that was looked at, with its member.
 struct Looked<'a> {
     node: &'a dyn Node,
@@ -132,7 +135,7 @@ fn running(looked: &Looked<'_>, what: &str) -> Result<(String, Running), Failure
 /// have.
 async fn member_node(
     looked: &Looked<'_>,
-    wanted: &[(String, Option<String>)],
+    wanted: &[Wanted],
     what: &str,
 ) -> Result<MemberNode, Failure> {
     let (unit, etcd) = running(looked, what)?;
@@ -176,7 +179,7 @@ fn initial_cluster(members: &[MemberNow], without: &str, name: &str, urls: &[Str
 }
 
 /// The settings with which a member joins a cluster that is there.
-fn joining(etcd: &EtcdService, initial_cluster: &str) -> Vec<(String, Option<String>)> {
+fn joining(etcd: &EtcdService, initial_cluster: &str) -> Vec<Wanted> {
     let settings = &etcd.settings;
     let mut wanted = Vec::new();
     let mut set = |name: &str, value: Option<String>| wanted.push((name.to_owned(), value));
@@ -400,7 +403,7 @@ fn newcomer(
     members: &[MemberNow],
     options: &AddOptions,
     what: &str,
-) -> Result<(Newcomer, Vec<(String, Option<String>)>), Failure> {
+) -> Result<(Newcomer, Vec<Wanted>), Failure> {
     let (settings, node) = (&looked.etcd.settings, looked.node.name());
     let taken = |name: &str| members.iter().any(|member| member.name == name);
     let own = settings.name();
@@ -615,11 +618,7 @@ pub async fn update(field: &Field<'_>, options: &UpdateOptions) -> Result<Plan<S
 }
 
 /// The settings of a member that is to be reached elsewhere.
-fn moved(
-    etcd: &EtcdService,
-    member: &MemberNow,
-    options: &UpdateOptions,
-) -> Vec<(String, Option<String>)> {
+fn moved(etcd: &EtcdService, member: &MemberNow, options: &UpdateOptions) -> Vec<Wanted> {
     let settings = &etcd.settings;
     let mut wanted = Vec::new();
     let mut set = |name: &str, value: String| wanted.push((name.to_owned(), Some(value)));
