@@ -254,6 +254,7 @@ fn configure(root: &Path, endpoints: &[String]) {
 /// it gets its address, and two more join one at a time. 3.4.23 would give a learner its
 /// vote before it ever ran.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
 async fn row_1_row_2_row_3_row_4_a_cluster_grows_from_localhost() {
     let hosts = Hosts::builder().hosts(3, Image::Debian12).start().await.unwrap();
     let n1 = hosts.host(0);
