@@ -728,6 +728,7 @@ impl Step {
         matches!(
             self,
             Self::Check { .. }
+                | Self::Fence { .. }
                 | Self::CheckData { .. }
                 | Self::Membership { what: MemberChange::Check { .. } }
         )
