@@ -115,15 +115,6 @@ impl Host {
         ))
     }
 
-    /// What a command is begun with that has this host's network and name, and the
-    /// files and programs of the machine of the test: an operator's machine that stands
-    /// where the host does.
-    pub fn in_its_place(&self) -> Result<Vec<String>> {
-        let init = self.init().ok_or_else(|| Error::new(format!("{} is off", self.name)))?;
-        let target = format!("--target={init}");
-        Ok(["nsenter", &target, "--net", "--uts", "--"].map(str::to_owned).into())
-    }
-
     /// Runs a command as root with this standard input.
     pub async fn run_with<A: AsRef<OsStr>>(
         &self,
