@@ -548,6 +548,7 @@ impl Drop for KeyAgent {
 /// before three nodes: they are seen whole, saved, and returned. The cluster's client
 /// ports cannot be asked from here: that is said, and what needs them is refused.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
 async fn an_operator_works_through_a_jump_host() {
     let more = |hosts: harness::hosts::Builder| hosts.login(Login::Operator).jump();
     let cluster = EtcdHosts::start_with(Kind::Unit, 3, more).await.unwrap();
