@@ -30,6 +30,7 @@ test: deps servers lint ## install what the tests need and run everything
 	$(CARGO) test --workspace --quiet $(RUN_TEST) -- --test-threads $(TEST_THREADS)
 
 test-all: export ETCDVAULT_TEST_STRIDE = 1
+test-all: export TEST_LIMIT = 3600
 test-all: test ## test, and what takes longer: all kills of plans, demo, short fuzzing, dist
 	$(CARGO) test --quiet $(RUN_TEST) $(LONG) -- --ignored --test-threads $(TEST_THREADS)
 	$(MAKE) demo

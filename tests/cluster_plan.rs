@@ -437,45 +437,33 @@ async fn the_revision_is_raised_above_all_that_was_served() {
 #[tokio::test(start_paused = true)]
 async fn each_step_twice_and_ctrl_c() {
     for build in [apart, gone, dead] {
-        assert!(plan_matrix::each_step_twice(&build).await.unwrap() >= 6);
-        for then in [Then::Resume, Then::RollBack] {
-            for presses in [1, 2] {
-                plan_matrix::stop_at_each_step(&build, presses, then).await.unwrap();
-            }
-        }
-    }
-}
-
-async fn troubled(build: fn() -> Case<Step, World>, trouble: Trouble) {
-    for then in [Then::Resume, Then::RollBack] {
-        let count = plan_matrix::trouble_at_each_call(&build, trouble, then).await.unwrap();
-        assert!(count > 200, "only {count} cases");
+        plan_matrix::twice_and_stopped(build, 6).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn killed_at_each_call() {
-    troubled(up, Trouble::Freeze).await;
+    plan_matrix::troubled(up, Trouble::Freeze).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn failed_at_each_call() {
-    troubled(gone, Trouble::Fail(NodeErrorKind::Other)).await;
+    plan_matrix::troubled(gone, Trouble::Fail(NodeErrorKind::Other)).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn cut_off_at_each_call() {
-    troubled(dead, Trouble::Cut).await;
+    plan_matrix::troubled(dead, Trouble::Cut).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn late_at_each_call() {
-    troubled(gone, Trouble::Hang).await;
+    plan_matrix::troubled(gone, Trouble::Hang).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn powered_off_at_each_call() {
-    troubled(up, Trouble::PowerOff).await;
+    plan_matrix::troubled(up, Trouble::PowerOff).await;
 }
 
 #[tokio::test(start_paused = true)]

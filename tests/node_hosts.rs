@@ -47,9 +47,24 @@ fn node() -> LocalNode {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn units_processes_and_files_of_a_debian_host() {
-    let cluster = EtcdHosts::start(Kind::Unit, 1).await.unwrap();
+    let mut cluster = EtcdHosts::start(Kind::Unit, 1).await.unwrap();
     run_there(&cluster.members()[0], "on_an_etcd_host").await;
     cluster.wait_healthy().await.unwrap();
+
+    // Off and on again: what is enabled runs, what is not does not.
+    for (act, wanted) in [("disable", "inactive"), ("enable", "active")] {
+        let host = cluster.hosts_mut().host_mut(0);
+        host.check(["systemctl", act, "etcd.service"]).await.unwrap();
+        host.power_off_hard().await.unwrap();
+        host.power_on().await.unwrap();
+        if act == "enable" {
+            cluster.wait_healthy().await.unwrap();
+        }
+        let host = &cluster.members()[0];
+        host.run(["systemctl", "is-system-running", "--wait"]).await.unwrap();
+        let said = host.run(["systemctl", "is-active", "etcd.service"]).await.unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout).trim(), wanted, "after {act}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,6 +134,25 @@ async fn on_an_etcd_host() {
     assert!(!read.needs_reload && read.drop_ins.contains(&drop_in), "{read:?}");
 
     units_that_do_not_start(&node).await;
+
+    let settings = Path::new(Kind::Unit.settings_file());
+    let new = node.read(settings, 1 << 20).await.unwrap().bytes;
+    let existing = String::from_utf8(new.clone()).unwrap();
+    let existing = existing.replace("initial-cluster-state=new", "initial-cluster-state=existing");
+    assert_ne!(existing.as_bytes(), new);
+    let taken = std::sync::Mutex::new(None);
+    let port = |take: bool| {
+        *taken.lock().unwrap() =
+            take.then(|| std::net::TcpListener::bind(("127.0.0.1", 2379)).unwrap());
+    };
+    let etcd = contract::EtcdUnit {
+        unit: "etcd.service",
+        data: &data,
+        settings,
+        texts: [&new, existing.as_bytes()],
+        port: &port,
+    };
+    contract::etcd(&node, &etcd).await;
 }
 
 async fn a_stopped_member_is_copied_whole(node: &LocalNode, data: &Path) {

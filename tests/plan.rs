@@ -721,6 +721,45 @@ async fn a_simulated_node_passes_the_contract_of_nodes() {
     node_contract::units(&node).await;
 }
 
+/// And simulated etcd in a unit.
+#[tokio::test(start_paused = true)]
+async fn a_simulated_etcd_passes_the_contract_of_nodes() {
+    let net = SimNet::new();
+    let node = net.add(&NodeName::new("k1").unwrap());
+    let settings = |state: &str| {
+        format!(
+            "ETCD_NAME=k1\nETCD_DATA_DIR=/var/lib/etcd\n\
+             ETCD_LISTEN_CLIENT_URLS=http://10.0.0.1:2379\n\
+             ETCD_LISTEN_PEER_URLS=http://10.0.0.1:2380\n\
+             ETCD_INITIAL_CLUSTER=k1=http://10.0.0.1:2380\n\
+             ETCD_INITIAL_CLUSTER_STATE={state}\n"
+        )
+    };
+    let unit = "[Service]\nUser=etcd\nEnvironmentFile=/etc/default/etcd\n\
+                ExecStart=/usr/bin/etcd\n[Install]\nWantedBy=multi-user.target\n";
+    let (new, existing) = (settings("new"), settings("existing"));
+    node.user("etcd", 101).owned_dir("/var/lib/etcd", 101, 0o700);
+    node.file("/lib/systemd/system/etcd.service", unit, 0, 0o644);
+    node.file("/etc/default/etcd", &new, 0, 0o644);
+    node.unit_do("etcd.service", UnitAction::Start, Duration::from_secs(60)).await.unwrap();
+    let port = |taken: bool| {
+        let address = "0.0.0.0:2379".parse().unwrap();
+        if taken {
+            node.listen(address)
+        } else {
+            node.unlisten(address)
+        };
+    };
+    let etcd = node_contract::EtcdUnit {
+        unit: "etcd.service",
+        data: Path::new("/var/lib/etcd"),
+        settings: Path::new("/etc/default/etcd"),
+        texts: [new.as_bytes(), existing.as_bytes()],
+        port: &port,
+    };
+    node_contract::etcd(&node, &etcd).await;
+}
+
 /// And a simulated kubelet.
 #[tokio::test(start_paused = true)]
 async fn a_simulated_kubelet_passes_the_contract_of_nodes() {

@@ -449,6 +449,12 @@ impl SimNode {
         self
     }
 
+    /// Whatever else listened there does no more.
+    pub fn unlisten(&self, address: SocketAddr) -> &Self {
+        self.with(|machine, _| machine.foreign.retain(|other| *other != address));
+        self
+    }
+
     /// The clock is so many seconds ahead.
     pub fn set_clock_ahead(&self, seconds: i64) -> &Self {
         self.with(|machine, _| machine.ahead = i128::from(seconds) * 1_000_000_000);

@@ -794,6 +794,68 @@ pub async fn units(node: &dyn Node) {
     assert_eq!(node.unit(UNIT).await.unwrap(), None);
 }
 
+/// A unit that runs etcd with one member, for [`etcd`].
+pub struct EtcdUnit<'a> {
+    pub unit: &'a str,
+    /// Its data directory.
+    pub data: &'a Path,
+    /// The file with its settings.
+    pub settings: &'a Path,
+    /// What is in the file, and what is where the cluster's state is `existing`.
+    pub texts: [&'a [u8]; 2],
+    /// Takes and frees the port for clients.
+    pub port: &'a dyn Fn(bool),
+}
+
+/// Runs everything about how etcd starts and does not, with a member that runs, and runs at
+/// the end.
+pub async fn etcd(node: &dyn Node, etcd: &EtcdUnit<'_>) {
+    let act = async |action| node.unit_do(etcd.unit, action, Duration::from_secs(120)).await;
+    let fails = async |why: &str| {
+        let error = act(UnitAction::Start).await.unwrap_err();
+        assert_eq!(error.kind, NodeErrorKind::Failed, "{error}");
+        assert!(error.details.iter().any(|line| line.contains(why)), "{why}: {error:?}");
+        act(UnitAction::Stop).await.unwrap();
+        act(UnitAction::ResetFailed).await.unwrap();
+    };
+    act(UnitAction::Stop).await.unwrap();
+
+    let own = node.stat(etcd.data).await.unwrap().unwrap().attributes;
+    assert_ne!(own.uid, 0);
+    let give = async |attributes: Attributes| {
+        let kind = FileKind::Directory;
+        let how = SetHow { kind, attributes: Some(attributes), modified: None };
+        node.set(etcd.data, how).await.unwrap();
+    };
+    give(Attributes { mode: 0o700, ..plain(0) }).await;
+    fails("permission denied").await;
+    give(own).await;
+
+    (etcd.port)(true);
+    fails("address already in use").await;
+    (etcd.port)(false);
+
+    let [new, existing] = etcd.texts;
+    let write = async |old: &[u8], text: &[u8]| {
+        let how = WriteHow { like: WriteLike::Itself, replaces: Some(sha(old)) };
+        node.write(etcd.settings, text, how).await.unwrap();
+        node.unit_do("", UnitAction::DaemonReload, Duration::from_secs(120)).await.unwrap();
+    };
+    let (member, aside) = (etcd.data.join("member"), etcd.data.join("member.aside"));
+    node.rename(&member, &aside).await.unwrap();
+    write(new, existing).await;
+    fails("peer urls").await;
+    write(existing, new).await;
+    // What it began before it gave up.
+    if node.stat(&member).await.unwrap().is_some() {
+        node.rename(&member, &etcd.data.join("member.begun")).await.unwrap();
+    }
+    node.rename(&aside, &member).await.unwrap();
+    act(UnitAction::Start).await.unwrap();
+    let unit = node.unit(etcd.unit).await.unwrap().unwrap();
+    assert_eq!((unit.active_state.as_str(), unit.sub_state.as_str()), ("active", "running"));
+}
+
 /// Runs everything about static pods with one that runs, and runs at the end.
 pub async fn pods(node: &dyn Node, pod: &StaticPod) {
     let bounds = Bounds { grace: Some(Duration::from_secs(2)), ..Bounds::default() };

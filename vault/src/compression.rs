@@ -23,7 +23,8 @@ pub const FRAME_SIZE: usize = 4 << 20;
 pub const MAX_FRAME_SIZE: usize = 16 << 20;
 /// The most frames of an object: the seek table of as many has 12 MiB.
 pub const MAX_FRAMES: u64 = 1 << 20;
-/// zstd's level when nothing else is said.
+/// The level when nothing else is said. It is not zstd's own of that number: it
+/// takes as much room and less time.
 pub const LEVEL: i32 = 3;
 
 pub use frame::{FrameError, FrameSplitter, RawFrame};

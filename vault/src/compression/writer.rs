@@ -13,10 +13,11 @@ use std::thread::{Builder, JoinHandle};
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use zstd::zstd_safe::{CParameter, Strategy};
 
-use super::FRAME_SIZE;
 use super::frame::{self, FrameError};
 use super::table::FrameTable;
+use super::{FRAME_SIZE, LEVEL};
 use crate::digest::{Sha256, Tally};
 use crate::encryption::{EncryptionError, Encryptor};
 
@@ -68,8 +69,17 @@ impl FrameEncoder {
     pub(crate) fn new(level: i32) -> Result<Self, FrameError> {
         let set = || -> io::Result<_> {
             let mut encoder = zstd::bulk::Compressor::new(level)?;
-            encoder.set_parameter(zstd::zstd_safe::CParameter::ChecksumFlag(true))?;
-            encoder.set_parameter(zstd::zstd_safe::CParameter::ContentSizeFlag(true))?;
+            encoder.set_parameter(CParameter::ChecksumFlag(true))?;
+            encoder.set_parameter(CParameter::ContentSizeFlag(true))?;
+            if level == LEVEL {
+                // What repeats in a store of Kubernetes objects repeats at length: one
+                // table of long matches finds it in two thirds of the time, and misses
+                // only what would have saved one or two per cent of other data.
+                encoder.set_parameter(CParameter::Strategy(Strategy::ZSTD_fast))?;
+                encoder.set_parameter(CParameter::WindowLog(21))?;
+                encoder.set_parameter(CParameter::HashLog(17))?;
+                encoder.set_parameter(CParameter::MinMatch(7))?;
+            }
             Ok(encoder)
         };
         set().map(Self).map_err(|_| FrameError { why: "the encoder does not take its settings" })

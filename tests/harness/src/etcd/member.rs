@@ -192,9 +192,19 @@ impl Member {
         self.take_process()?.kill()
     }
 
-    /// SIGSTOP: it hangs, and connections to it stay open.
+    /// SIGSTOP: it hangs, and connections to it stay open. No thread of it runs any
+    /// more when this returns.
     pub fn pause(&mut self) -> Result<()> {
-        self.signal(Signal::STOP)
+        self.signal(Signal::STOP)?;
+        let tasks = PathBuf::from(format!("/proc/{}/task", self.pid().unwrap_or_default()));
+        let start = Instant::now();
+        while start.elapsed() < STOP_BOUND {
+            if all_stopped(&tasks) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        Err(Error::new(format!("{} does not stop at SIGSTOP", self.name)))
     }
 
     /// SIGCONT.
@@ -329,4 +339,14 @@ fn wants_a_user(message: &str) -> bool {
     ["permission denied", "user name is empty", "invalid auth token"]
         .iter()
         .any(|refusal| message.contains(refusal))
+}
+
+/// Whether every thread below a process's `task` directory is stopped.
+fn all_stopped(tasks: &Path) -> bool {
+    let Ok(entries) = std::fs::read_dir(tasks) else { return false };
+    entries.flatten().all(|task| {
+        let state = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // proc(5): the state follows the name, which stands in parentheses.
+        state.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    })
 }
