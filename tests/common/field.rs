@@ -106,6 +106,26 @@ impl Running {
         tokio::time::timeout(BOUND, reading).await.expect("in time");
     }
 
+    /// Waits until one more step is done ("  3.2  n2  set files …  0.1 s"); false when the
+    /// program ended.
+    pub(crate) async fn until_step(&mut self) -> bool {
+        let reading = async {
+            loop {
+                let mut line = String::new();
+                let count = self.said.read_line(&mut line).await.unwrap();
+                self.text.push_str(&line);
+                let number = line.split_whitespace().next().and_then(|word| word.split_once('.'));
+                let is_step = number.is_some_and(|(stage, step)| {
+                    stage.parse::<u32>().is_ok() && step.parse::<u32>().is_ok()
+                });
+                if count == 0 || is_step && !line.contains("waits for") {
+                    return count > 0;
+                }
+            }
+        };
+        tokio::time::timeout(BOUND, reading).await.expect("in time")
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.child.id().unwrap() as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
