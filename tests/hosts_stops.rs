@@ -4,6 +4,8 @@
 //!
 //! `ETCDVAULT_TEST_SEED` draws others; `make test-all` cuts at every step.
 
+#![allow(clippy::print_stderr)]
+
 #[path = "common/field.rs"]
 mod field;
 
@@ -116,7 +118,7 @@ impl World {
     }
 
     async fn play(&self, case: Case) {
-        println!("{case:?}");
+        eprintln!("{case:?}");
         let mut run = self.field.start(&[&self.command(case.operation)[..], &["--yes"]].concat());
         let mut done = 0;
         while done < case.after && run.until_step().await {
@@ -196,7 +198,7 @@ async fn seen(cluster: &EtcdHosts) -> Seen {
 async fn a_sample_of_stops() {
     let seed = std::env::var("ETCDVAULT_TEST_SEED");
     let seed = seed.map_or(SEED, |text| text.parse().expect("a number"));
-    println!("ETCDVAULT_TEST_SEED={seed}");
+    eprintln!("ETCDVAULT_TEST_SEED={seed}");
     let mut random = Random(seed);
     let world = World::new().await;
     for operation in [Operation::Configuration, Operation::Data, Operation::Cluster] {
