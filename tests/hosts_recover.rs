@@ -127,7 +127,13 @@ async fn cut_off(cluster: &EtcdHosts, field: &Field) -> (usize, BTreeSet<String>
 #[tokio::test(flavor = "multi_thread")]
 async fn row_5_a_lost_quorum_is_recovered_as_the_runbook_says() {
     let cluster = EtcdHosts::start(KIND, 3).await.unwrap();
-    let field = Field::of(cluster.hosts(), &NODES).await;
+    let mut field = Field::of(cluster.hosts(), &NODES).await;
+    let tls = cluster.tls().unwrap();
+    field.cli = field
+        .cli
+        .env("ETCDCTL_CACERT", &tls.ca)
+        .env("ETCDCTL_CERT", &tls.client.cert)
+        .env("ETCDCTL_KEY", &tls.client.key);
     let mut writer = cluster.client().await.unwrap();
     for number in 0..100 {
         writer.put(format!("/before/{number:03}"), "x".repeat(64), None).await.unwrap();
