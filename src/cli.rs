@@ -29,6 +29,7 @@ mod node_agent;
 mod plan;
 mod preflight;
 mod recover;
+mod recover_cluster;
 mod restore;
 mod returning;
 mod shell;
@@ -148,6 +149,9 @@ async fn run_command(
         Command::Recover(RecoverCommand::DataDir(args)) => {
             with_grace(async |mut interrupt| recover::data_dir(args, output, &mut interrupt).await)
                 .await
+        }
+        Command::Recover(RecoverCommand::Cluster(own)) => {
+            recover_cluster::run(own, &Typed::new(args), output, setup).await
         }
         Command::Restore(RestoreCommand::Cluster(own)) => {
             cluster::run(own, &Typed::new(args), output, setup).await

@@ -1,6 +1,7 @@
 //! The live cluster over gRPC: one connection to one member each, with bounds on
 //! every wait and errors that name the endpoint.
 
+pub mod alone;
 pub mod client;
 pub mod cluster;
 pub mod discovery;

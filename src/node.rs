@@ -35,9 +35,9 @@ use futures_util::stream::{BoxStream, StreamExt as _};
 pub use error::{NodeError, NodeErrorKind};
 pub use types::{
     Attributes, BuiltMember, Container, ContainerQuery, Entry, Facts, FileContent, FileKind,
-    HealthAnswer, HealthQuery, LinkHow, Listener, MemberSpec, Mount, NodeName, Process,
-    ProcessQuery, Reach, SetHow, Space, SpecHash, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
-    WriteLike,
+    HealthAnswer, HealthQuery, LinkHow, Listener, MemberRemains, MemberSpec, Mount, NodeName,
+    Process, ProcessQuery, Reach, RecoverSpec, RecoveredMember, RemainsSpec, SetHow, Space,
+    SpecHash, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
 
 /// A stream of bytes from or to a node.
@@ -130,6 +130,18 @@ pub trait Node: fmt::Debug + Send + Sync {
         spec: MemberSpec,
         snapshot: ByteStream,
     ) -> Result<BuiltMember, NodeError>;
+
+    /// What is left of a member of etcd, whatever its state; nothing is changed. What
+    /// cannot be read stands in the answer.
+    async fn remains(&self, spec: RemainsSpec) -> Result<MemberRemains, NodeError>;
+    /// A snapshot of what a member left: its directory is copied beside itself, etcd
+    /// alone brings the log into the copy, the copy is checked and sent as it is stored,
+    /// its SHA-256 at the end, and removed. What the member left is not changed. A
+    /// database that is written meanwhile is refused.
+    async fn recover_member(
+        &self,
+        spec: RecoverSpec,
+    ) -> Result<(RecoveredMember, ByteStream), NodeError>;
 
     /// A systemd unit with its drop-ins and state; `None` where systemd does not
     /// know it.

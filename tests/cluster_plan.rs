@@ -14,12 +14,15 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use etcdvault::datadir::hash::{Scan, ScanOptions, StreamScan};
 use etcdvault::datadir::membership::Membership;
+use etcdvault::datadir::remains::{LogEnding, LogRemains, Remains};
 use etcdvault::node::sim::{SimNet, SimNode, Trouble};
-use etcdvault::node::{ByteStream, Node, NodeErrorKind, NodeName};
-use etcdvault::operation::cluster::planner::{ApiNode, DeadNode, Inputs, Lost, Save, bump, plan};
+use etcdvault::node::{ByteStream, MemberRemains, Node, NodeErrorKind, NodeName};
+use etcdvault::operation::cluster::planner::{
+    ApiNode, DeadNode, Inputs, Lost, Remnant, Save, bump, plan,
+};
 use etcdvault::operation::content::StoredHash;
 use etcdvault::operation::returning::data::{DataNode, MARGIN, Running};
-use etcdvault::operation::step::{Contents, How, MemberAnswer, NewMember, Step, World};
+use etcdvault::operation::step::{Contents, How, Left, MemberAnswer, NewMember, Step, World};
 use etcdvault::operation::{Failure, FailureKind};
 use etcdvault::plan::execute::{Outcome, RunError};
 use etcdvault::plan::{Place, Plan, PlanId, table};
@@ -131,8 +134,27 @@ enum World3 {
     Up,
     /// Nothing runs, and nothing is left: neither data nor what it lay in.
     Gone,
-    /// Two members run, the third node is dead.
+    /// Two members run, the third node is dead; the backup is of what k1 has left.
     Dead,
+}
+
+/// What is left of a member whose log ends at `index`.
+fn ended(index: u64) -> MemberRemains {
+    let log = LogRemains {
+        member: None,
+        cluster: None,
+        first_index: Some(1),
+        last_index: Some(index),
+        last_term: Some(3),
+        commit: index,
+        term: 3,
+        snapshot_index: 0,
+        beyond_commit: 0,
+        end: LogEnding::Whole,
+        problem: None,
+    };
+    let remains = Remains { log: Some(log), database: None, problems: vec![] };
+    MemberRemains { in_use: false, remains }
 }
 
 /// Members on k1, k2 and k3, an API server on m1; on k1 another where `stacked`.
@@ -200,6 +222,12 @@ fn case(kind: World3, bump_revision: Option<u64>, stacked: bool) -> Case<Step, W
         },
         api_server: None,
     });
+    let left = members.iter().map(|(_, name)| Left {
+        node: place(name),
+        data_dir: format!("/var/lib/etcd/{name}").into(),
+        wal_dir: None,
+        last: Some((3, 40)),
+    });
     let served = was.revision + 1764;
     let inputs = Inputs {
         id: ID.parse().unwrap(),
@@ -232,9 +260,19 @@ fn case(kind: World3, bump_revision: Option<u64>, stacked: bool) -> Case<Step, W
         },
         leader: Some(place("k1")),
         save: if there { Save::Backup } else { Save::State },
+        remnant: (kind == World3::Dead).then(|| Remnant {
+            node: "k1".into(),
+            reason: "k1 has the longest log".into(),
+            kept: 2,
+            dropped: 0,
+            left: left.collect(),
+        }),
         lost: if there { Lost::Revisions(1764) } else { Lost::Unknown },
         facts: vec![],
     };
+    for name in ["k1", "k2"].iter().filter(|_| kind == World3::Dead) {
+        sim(&net, name).left(&format!("/var/lib/etcd/{name}"), ended(40));
+    }
     let plan = plan(&inputs).unwrap();
     let names: Vec<&'static str> = members.iter().map(|(_, name)| *name).collect();
     let reached = names.iter().copied().chain(["m1"]);
@@ -406,6 +444,31 @@ async fn a_dead_node_is_left_out() {
     assert!(report.is_complete(), "{:?}", report.outcome);
     let revision = scan(SNAPSHOT).unwrap().revision + 1764 + i64::try_from(MARGIN).unwrap();
     holds(&case, &["k1", "k2"], revision);
+}
+
+/// The hazard of force-new-cluster on a member that is not the last word: one that found
+/// its majority again after it was looked at.
+#[tokio::test(start_paused = true)]
+async fn what_was_written_since_the_look_stops_the_plan() {
+    let case = dead();
+    assert!(case.plan.title.starts_with("Recover prod from what k1 has left, stored as "));
+    assert!(fact(&case.plan, "Doubtful").starts_with("2 entries of its log"));
+    let step = "make sure that no member wrote since it was looked at";
+    assert!(texts(&case.plan).iter().any(|text| text.ends_with(step)));
+    let k2 = sim(&case.net, "k2");
+    k2.left("/var/lib/etcd/k2", ended(41));
+    let old = k2.bytes(&database("k2")).unwrap();
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    let Outcome::Failed(failures) = &report.outcome else { panic!("{:?}", report.outcome) };
+    assert_eq!(failures[0].error.why, "members wrote after they were looked at");
+    assert_eq!(
+        failures[0].error.details,
+        ["k2: its log ended at entry 40 of term 3, and ends at entry 41 of term 3"]
+    );
+    assert_eq!(k2.bytes(&database("k2")).unwrap(), old);
+    let report = case.plain().rollback::<Step>(case.plan.id).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    assert!(sim(&case.net, "k1").runs("etcd") && k2.runs("etcd"));
 }
 
 /// The hazard of a bump that is too small, and what a person may choose instead.

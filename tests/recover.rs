@@ -13,10 +13,14 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use etcdvault::datadir::hash::ScanOptions;
+use etcdvault::datadir::inspect::{Trailer, inspect};
 use etcdvault::datadir::layout::DataDir;
 use etcdvault::datadir::remains::{
     KeepError, LogEnding, LogRemains, Remains, Use, keep_tail, rank,
 };
+use etcdvault::node::local::LocalNode;
+use etcdvault::node::{Node as _, NodeErrorKind, NodeName, RecoverSpec, RemainsSpec};
+use futures_util::TryStreamExt as _;
 use harness::etcd::{Cluster, SERIES};
 
 use common::program;
@@ -316,6 +320,121 @@ async fn a_lost_quorum_without_a_backup() {
         .collect();
     left.sort();
     assert_eq!(left, ["dropped", "dropped-data", "kept", "kept-data"]);
+}
+
+/// The same on a node, for `recover cluster`: with what etcd alone over the copy said.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_makes_a_snapshot_of_what_a_member_left() {
+    let (cluster, leader) = cut_off("3.6", 2).await;
+    let left = cluster.members()[leader].data_dir().to_owned();
+    let node = LocalNode::new(NodeName::new("here").expect("a name"));
+    let look = |data_dir: &Path, database| {
+        let spec = RemainsSpec { data_dir: data_dir.to_owned(), wal_dir: None, database };
+        node.remains(spec)
+    };
+    let found = look(&left, true).await.expect("a look");
+    assert!(!found.in_use);
+    assert_eq!(found.remains, remains_of(&left));
+    let log = look(&left, false).await.expect("a look").remains;
+    assert!(log.database.is_none() && log.log == found.remains.log, "{log:?}");
+    let nowhere = look(Path::new("/nowhere"), true).await.expect("a look");
+    assert_eq!(nowhere.remains.usable().0, Use::Nothing);
+    assert!(nowhere.remains.problems.len() == 2 && !nowhere.in_use, "{nowhere:?}");
+
+    let before = contents(&left);
+    let last = found.remains.log.as_ref().and_then(LogRemains::last);
+    let spec = |last, drop_uncommitted| RecoverSpec {
+        data_dir: left.clone(),
+        wal_dir: None,
+        etcd: cluster.etcd().server(),
+        last,
+        drop_uncommitted,
+    };
+    let root = tempfile::tempdir().expect("temporary directory");
+    let mut revisions = Vec::new();
+    for (name, dropped) in [("kept", 0), ("dropped", 2)] {
+        let made = node.recover_member(spec(last, dropped > 0)).await;
+        let (recovered, snapshot) = made.expect("a snapshot");
+        assert_eq!((recovered.kept, recovered.dropped), (2 - dropped, dropped));
+        let bytes: Vec<_> = snapshot.try_collect().await.expect("all of it");
+        let bytes = bytes.concat();
+        assert_eq!(bytes.len() as u64, recovered.size);
+        let file = root.path().join(name);
+        fs::write(&file, bytes).expect("write");
+        let options = ScanOptions { sha256: true, ..ScanOptions::default() };
+        let is = inspect(&file, options).expect("a snapshot");
+        assert!(is.sound && is.trailer == Trailer::Right, "{is:?}");
+        let served = recovered.served.expect("a HashKV");
+        assert_eq!((is.revision, is.hash_kv), (served.revision, Some(served.hash)));
+        assert_eq!(recovered.revision, is.revision);
+        revisions.push(is.revision);
+    }
+    assert_eq!(revisions[0], revisions[1] + 2);
+
+    // What was looked at is not there any more; another etcd; a stream that nobody takes.
+    let other = last.map(|(term, index)| (term, index - 1));
+    let error = node.recover_member(spec(other, false)).await.err().expect("refused");
+    assert_eq!(error.kind, NodeErrorKind::Unexpected, "{error}");
+    let wrong = RecoverSpec { etcd: "/bin/true".into(), ..spec(last, false) };
+    let error = node.recover_member(wrong).await.err().expect("refused");
+    assert!(error.why.contains("is not etcd") && error.hint.is_some(), "{error}");
+    drop(node.recover_member(spec(last, false)).await.expect("a snapshot"));
+    // The thread that writes it notices by itself that nobody does.
+    let start = Instant::now();
+    while fs::read_dir(&left).expect("list").count() > 1 {
+        assert!(start.elapsed() < BOUND, "something was left beside the data");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(contents(&left) == before, "what the member left was changed");
+
+    // Without a log no etcd starts: the database as it lies there.
+    fs::remove_dir_all(left.join("member/wal")).expect("remove");
+    let bare = RecoverSpec { etcd: "/nowhere".into(), ..spec(None, false) };
+    let (recovered, snapshot) = node.recover_member(bare).await.expect("a snapshot");
+    assert!(recovered.etcd.is_none() && recovered.served.is_none(), "{recovered:?}");
+    let bytes: Vec<_> = snapshot.try_collect().await.expect("all of it");
+    assert_eq!(bytes.concat().len() as u64, recovered.size);
+}
+
+/// A member that runs without a leader writes nothing, and can be gone on from as it is;
+/// one that is written to cannot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_member_without_a_leader_is_recovered_from() {
+    let mut cluster = Cluster::builder("3.5").members(3).start().await.expect("start");
+    let mut client = cluster.client().await.expect("client");
+    for number in 0..20 {
+        client.put(format!("before{number}"), "1", None).await.expect("put");
+    }
+    let leader = cluster.leader().await.expect("a leader");
+    let left = cluster.members()[leader].data_dir().to_owned();
+    for index in (0..3).filter(|&index| index != leader) {
+        cluster.member(index).kill().expect("kill");
+    }
+    let start = Instant::now();
+    let mut client = cluster.members()[leader].client().await.expect("client");
+    while client.status().await.expect("status").leader() != 0 {
+        assert!(start.elapsed() < BOUND, "it leads without followers");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let node = LocalNode::new(NodeName::new("here").expect("a name"));
+    let spec = RemainsSpec { data_dir: left.clone(), wal_dir: None, database: true };
+    let found = node.remains(spec).await.expect("a look");
+    assert!(found.in_use);
+    assert_eq!(found.remains.usable(), (Use::Start, None));
+    let last = found.remains.log.as_ref().and_then(LogRemains::last);
+    let pid = cluster.members()[leader].pid().expect("it runs");
+    let spec = RecoverSpec {
+        data_dir: left,
+        wal_dir: None,
+        etcd: format!("/proc/{pid}/exe").into(),
+        last,
+        drop_uncommitted: false,
+    };
+    let (recovered, snapshot) = node.recover_member(spec).await.expect("a snapshot");
+    let bytes: Vec<_> = snapshot.try_collect().await.expect("all of it");
+    assert_eq!(bytes.concat().len() as u64, recovered.size);
+    assert!(recovered.revision >= 21 && recovered.served.is_some(), "{recovered:?}");
+    assert!(recovered.etcd.expect("a version").starts_with("3.5."));
 }
 
 #[tokio::test]

@@ -86,14 +86,14 @@ pub(crate) struct RestoreClusterArgs {
 }
 
 /// All that is known before anything is changed.
-struct Ready {
-    repository: Repository,
+pub(super) struct Ready {
+    pub(super) repository: Repository,
     /// Those that are restored, then those that only keep the journal and the lock.
-    nodes: Vec<Arc<dyn Node>>,
-    settings: ConnectionSettings,
-    connector: Connector,
-    look: SaveOptions,
-    prepared: Prepared,
+    pub(super) nodes: Vec<Arc<dyn Node>>,
+    pub(super) settings: ConnectionSettings,
+    pub(super) connector: Connector,
+    pub(super) look: SaveOptions,
+    pub(super) prepared: Prepared,
 }
 
 async fn prepare(
@@ -127,6 +127,7 @@ async fn prepare(
         force: args.force,
         other_cluster: args.other_cluster,
         bump_revision: args.bump_revision,
+        remnant: None,
     };
     let known_as = reached_as(&choice);
     let reached = Reached {
@@ -153,27 +154,49 @@ pub(crate) async fn run(
 ) -> Result<Exit, Failure> {
     let halt = Halt::listen()?;
     let ready = halt.or(prepare(&args, output, setup)).await?;
-    let Ready { repository, nodes, settings, connector, look, prepared } = ready;
-    let Prepared { plan: made, checked } = prepared;
-    complain(&checked.findings, output);
+    complain(&ready.prepared.checked.findings, output);
     if args.as_shell {
-        output.text(&plan::shell(&made));
+        output.text(&plan::shell(&ready.prepared.plan));
         return Ok(Exit::Ok);
     }
     if args.dry_run {
-        output.result(&made, || plan::shown(&made, output.width()));
+        let made = &ready.prepared.plan;
+        output.result(made, || plan::shown(made, output.width()));
         return Ok(Exit::Ok);
     }
-    plan::confirmed(&made, args.yes, &halt, output).await?;
+    let go = Go { yes: args.yes, take_over_lock: args.take_over_lock };
+    carry_out(ready, go, typed, &halt, output, setup).await
+}
+
+/// What was said beforehand of how a plan is run.
+pub(super) struct Go {
+    /// It is not asked for.
+    pub(super) yes: bool,
+    /// The lock is taken from an owner that gives no sign of life.
+    pub(super) take_over_lock: bool,
+}
+
+/// Runs the plan, once it is confirmed.
+pub(super) async fn carry_out(
+    ready: Ready,
+    go: Go,
+    typed: &Typed,
+    halt: &Halt,
+    output: &Output,
+    setup: &Setup,
+) -> Result<Exit, Failure> {
+    let Ready { repository, nodes, settings, connector, look, prepared } = ready;
+    let made = prepared.plan;
+    plan::confirmed(&made, go.yes, halt, output).await?;
     let repository = Arc::new(repository);
     let cluster = made.cluster.as_str();
     let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
     let owner = plan::owner(setup);
-    let options = options(args.take_over_lock, &[])?;
-    let engine = engine(&nodes, Some(contents), options, owner, &halt, output)?;
+    let options = options(go.take_over_lock, &[])?;
+    let engine = engine(&nodes, Some(contents), options, owner, halt, output)?;
     let ran = halt.run(output, engine.execute(&made)).await;
     let report = ran.map_err(|error| plan::not_begun(error, typed))?;
-    plan::ended(&report, &made, &[], typed, &halt, output)
+    plan::ended(&report, &made, &[], typed, halt, output)
 }
 
 /// The name of the cluster that a check is about.

@@ -8,6 +8,7 @@ use super::exit_code::Exit;
 use super::hints::shell_word;
 use super::human::{count, plural, printable, size};
 use super::output::Output;
+use super::recover_cluster::RecoverClusterArgs;
 use super::table::{Align, Table};
 use crate::operation::Failure;
 use crate::operation::interrupt::Interrupt;
@@ -18,6 +19,7 @@ use crate::operation::vocabulary::{LogEnding, Use};
 #[derive(Debug, Subcommand)]
 pub(crate) enum RecoverCommand {
     DataDir(RecoverDataDirArgs),
+    Cluster(Box<RecoverClusterArgs>),
 }
 
 /// Make a snapshot of what members left on their disks
@@ -79,6 +81,15 @@ pub(crate) async fn data_dir(
 }
 
 fn text(report: &RecoverReport) -> String {
+    let mut text = left(&report.places, &report.strangers, &report.reason);
+    if let Some(recovered) = &report.recovered {
+        text.push_str(&made(recovered));
+    }
+    text
+}
+
+/// What is left, the best first, and why that is the best.
+pub(super) fn left(places: &[Place], strangers: &[PathBuf], reason: &str) -> String {
     let mut table = Table::new(&[
         ("LEFT", Align::Left, 0),
         ("MEMBER", Align::Left, 2),
@@ -89,11 +100,11 @@ fn text(report: &RecoverReport) -> String {
         ("REVISION", Align::Right, 1),
         ("CAN BE USED", Align::Left, 0),
     ]);
-    for place in &report.places {
+    for place in places {
         table.row(row(place));
     }
     let mut text = table.render(None);
-    for place in &report.places {
+    for place in places {
         let path = shown(&place.path);
         for line in place.why.iter().chain(&place.problems) {
             text.push_str(&format!("{path}: {}\n", printable(line)));
@@ -103,14 +114,14 @@ fn text(report: &RecoverReport) -> String {
                 "{path}: the last record was cut while it was written; etcd drops it\n"
             ));
         }
+        if place.running {
+            text.push_str(&format!("{path}: etcd runs there; this is how far it is now\n"));
+        }
     }
-    for stranger in &report.strangers {
+    for stranger in strangers {
         text.push_str(&format!("{}: IS OF ANOTHER CLUSTER\n", shown(stranger)));
     }
-    text.push_str(&format!("best: {}\n", printable(&report.reason)));
-    if let Some(recovered) = &report.recovered {
-        text.push_str(&made(recovered));
-    }
+    text.push_str(&format!("best: {}\n", printable(reason)));
     text
 }
 

@@ -9,17 +9,20 @@
 //! `raft/log.go` (`isUpToDate`: the higher last term wins, then the longer log).
 
 use std::cmp::Reverse;
-use std::fs::OpenOptions;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::hash::ScanOptions;
 use super::inspect::{Inspection, chain, inspect};
 use super::layout::{DataDir, LayoutError};
-use crate::types::HexId;
+use crate::bbolt::Database;
+use crate::bbolt::database::TRAILER_SIZE;
+use crate::types::{HexId, Version};
 use crate::wal::{Encoder, End, HardState};
 
 /// What a member's log says.
@@ -88,6 +91,11 @@ impl LogRemains {
         })
     }
 
+    /// Term and index of its last entry.
+    pub fn last(&self) -> Option<(u64, u64)> {
+        Some((self.last_term?, self.last_index?))
+    }
+
     /// Term and index of the last thing that the log knows: its last entry, or the
     /// snapshot where no entry follows it.
     fn reach(&self) -> (u64, u64) {
@@ -137,6 +145,28 @@ impl Remains {
         match inspect(path, options) {
             Ok(database) => Self { log: None, database: Some(database), problems: Vec::new() },
             Err(error) => Self { log: None, database: None, problems: vec![chain(&error)] },
+        }
+    }
+
+    /// The version of etcd that their store is of, as far as it says.
+    pub fn version(&self) -> Option<Version> {
+        let content = &self.database.as_ref()?.content;
+        let text = content.cluster_version.as_ref().or(content.storage_version.as_ref())?;
+        text.parse().ok()
+    }
+
+    /// How far their entries go: those in the database, those known to be committed,
+    /// those in the log. Without a usable log all three are the first.
+    pub fn extent(&self) -> (u64, u64, u64) {
+        let database = self.database.as_ref();
+        let applied = database.and_then(|it| it.content.consistent_index).unwrap_or(0);
+        match &self.log {
+            // etcd takes what is in the database for committed, whatever the log says.
+            Some(log) if self.usable().0 == Use::Start => {
+                let commit = log.commit.max(applied);
+                (applied, commit, log.last_index.unwrap_or(0).max(commit))
+            }
+            _ => (applied, applied, applied),
         }
     }
 
@@ -198,6 +228,131 @@ pub fn rank<'a>(remains: impl IntoIterator<Item = &'a Remains>) -> Vec<usize> {
         (usable, Reverse(term), Reverse(index), Reverse(commit))
     });
     order.into_iter().map(|(position, _)| position).collect()
+}
+
+/// A copy that was not made.
+#[derive(Debug, thiserror::Error)]
+pub enum CopyError {
+    /// The file system refused.
+    #[error("copy {}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no database that could be read.
+    #[error("read {}", path.display())]
+    Database {
+        /// The database.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: crate::bbolt::OpenError,
+    },
+    /// A process wrote to it meanwhile.
+    #[error("{} was written while it was copied", .0.display())]
+    Written(PathBuf),
+}
+
+/// Bytes copied at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Copies what etcd starts from: database, raft snapshots and log, these where they are
+/// there. `to` is new, its log inside. Nothing else is read of `from`; a database that
+/// was written meanwhile is refused. `go_on` is asked after each megabyte.
+pub fn copy_member(
+    from: &DataDir,
+    to: &DataDir,
+    go_on: &mut dyn FnMut() -> io::Result<()>,
+) -> Result<(), CopyError> {
+    for path in [to.snap(), to.wal()] {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|source| CopyError::Io { path, source })?;
+    }
+    let database = from.database();
+    let before = txid(&database)?;
+    copy_file(&database, &to.database(), go_on)?;
+    // A commit writes into pages that the one before did not use: as long as it is the
+    // same one, the pages below it are.
+    if txid(&database)? != before {
+        return Err(CopyError::Written(database));
+    }
+    for snapshot in from.raft_snapshots().unwrap_or_default() {
+        let name = snapshot.path.file_name().unwrap_or_default();
+        copy_file(&snapshot.path, &to.snap().join(name), go_on)?;
+    }
+    for segment in from.segments().unwrap_or_default() {
+        let name = segment.to_string();
+        copy_file(&from.wal().join(&name), &to.wal().join(&name), go_on)?;
+    }
+    Ok(())
+}
+
+/// Bytes of the snapshot that [`write_snapshot`] makes of a database of `size` bytes.
+pub fn snapshot_size(size: u64) -> u64 {
+    size.saturating_add(TRAILER_SIZE)
+}
+
+/// Writes the database at `path`, of which `size` bytes count, and its SHA-256 behind it:
+/// what stock tools take for a snapshot. `go_on` is asked after each megabyte.
+pub fn write_snapshot(
+    path: &Path,
+    size: u64,
+    out: &mut dyn Write,
+    go_on: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<()> {
+    let mut reader = File::open(path)?.take(size);
+    let mut digest = Sha256::new();
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) if reader.limit() > 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => break,
+            Ok(count) => {
+                digest.update(&buffer[..count]);
+                out.write_all(&buffer[..count])?;
+                go_on()?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    out.write_all(&digest.finalize())?;
+    out.flush()
+}
+
+fn txid(path: &Path) -> Result<u64, CopyError> {
+    let file = File::open(path);
+    let file = file.map_err(|source| CopyError::Io { path: path.to_owned(), source })?;
+    let opened = Database::open(file);
+    let database =
+        opened.map_err(|source| CopyError::Database { path: path.to_owned(), source })?;
+    Ok(database.meta().txid)
+}
+
+fn copy_file(
+    from: &Path,
+    to: &Path,
+    go_on: &mut dyn FnMut() -> io::Result<()>,
+) -> Result<(), CopyError> {
+    let mut copy = || -> io::Result<()> {
+        let mut reader = File::open(from)?;
+        let mut writer = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let count = match reader.read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            writer.write_all(&buffer[..count])?;
+            go_on()?;
+        }
+    };
+    copy().map_err(|source| CopyError::Io { path: from.to_owned(), source })
 }
 
 /// A tail that could not be kept.

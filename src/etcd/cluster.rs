@@ -113,12 +113,15 @@ pub async fn observe(
     let given = join_all(settings.endpoints.iter().map(|endpoint| ask(connector, endpoint))).await;
     let mut view = ClusterView { rows: Vec::new(), alarms: Vec::new(), list_known: false };
     let mut list = Vec::new();
-    for (client, _) in given.iter().filter_map(|(_, answer)| answer.as_ref().ok()) {
+    for (client, status) in given.iter().filter_map(|(_, answer)| answer.as_ref().ok()) {
         let mut client = client.clone();
         if let Ok(members) = client.members().await {
             list = members;
             view.list_known = true;
-            view.alarms = client.alarms().await.unwrap_or_default();
+            // They come through the log: without a leader nobody ever answers.
+            if status.leader.is_some() {
+                view.alarms = client.alarms().await.unwrap_or_default();
+            }
             break;
         }
     }

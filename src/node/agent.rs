@@ -258,6 +258,13 @@ impl Service {
                 let snapshot = incoming(self.name.clone(), "build the member", body);
                 self.value("build", &node.build_member(&path, spec, snapshot).await?)
             }
+            Call::Remains { spec } => {
+                self.value("look at what is left", &node.remains(spec).await?)
+            }
+            Call::RecoverMember { spec } => {
+                let (recovered, snapshot) = node.recover_member(spec).await?;
+                Ok(self.value("recover", &recovered)?.chain(pack(snapshot)).boxed())
+            }
             Call::Unit { name } => self.value("unit", &node.unit(&name).await?),
             Call::Units { glob } => self.value("units", &node.units(&glob).await?),
             Call::UnitDo { name, action, deadline } => {

@@ -18,6 +18,7 @@ mod mount;
 mod owner;
 mod process;
 mod reach;
+mod recover;
 mod save;
 mod sparse;
 mod stream;
@@ -35,14 +36,17 @@ use async_trait::async_trait;
 use super::kubelet::Kubelet;
 use super::{
     BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, HealthAnswer,
-    HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName,
-    Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
-    WriteLike,
+    HealthQuery, LinkHow, Listener, MemberRemains, MemberSpec, Mount, Node, NodeError,
+    NodeErrorKind, NodeName, Process, ProcessQuery, Reach, RecoverSpec, RecoveredMember,
+    RemainsSpec, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
 use fault::{Fault, Task};
 
 /// What a call may take at most, unless told otherwise.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What reads a whole database may take so long.
+const READING: Duration = Duration::from_secs(3600);
 
 /// This machine as a [`Node`].
 #[derive(Debug, Clone)]
@@ -254,6 +258,20 @@ impl Node for LocalNode {
         let (act, path) = (shown("build the member at", path), path.to_owned());
         let work = move |fed: stream::Fed, task: &Task| build::build(&path, &spec, fed, task);
         self.taking(act, snapshot, work).await
+    }
+
+    async fn remains(&self, spec: RemainsSpec) -> Result<MemberRemains, NodeError> {
+        let act = shown("look at what is left in", &spec.data_dir);
+        // A large database takes long, and nothing tells how far it is.
+        let patient = self.clone().deadline(self.deadline.max(READING));
+        patient.short(act, move || recover::remains(&spec)).await
+    }
+
+    async fn recover_member(
+        &self,
+        spec: RecoverSpec,
+    ) -> Result<(RecoveredMember, ByteStream), NodeError> {
+        recover::recover(self, spec).await
     }
 
     async fn unit(&self, name: &str) -> Result<Option<Unit>, NodeError> {

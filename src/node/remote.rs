@@ -34,9 +34,10 @@ use tonic::{Code, Status, Streaming};
 
 use super::{
     BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, HealthAnswer,
-    HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeErrorKind, NodeName,
-    Piece, PieceStream, Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit,
-    UnitAction, WriteHow, WriteLike,
+    HealthQuery, LinkHow, Listener, MemberRemains, MemberSpec, Mount, Node, NodeError,
+    NodeErrorKind, NodeName, Piece, PieceStream, Process, ProcessQuery, Reach, RecoverSpec,
+    RecoveredMember, RemainsSpec, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
+    WriteLike,
 };
 use link::Link;
 use preamble::Identity;
@@ -298,6 +299,23 @@ impl RemoteNode {
         }
     }
 
+    /// The stream that follows in an answer.
+    fn pieces(&self, act: &'static str, answer: Answer) -> PieceStream {
+        let idle = self.deadlines.idle;
+        let node = Self { link: self.link.clone(), deadlines: self.deadlines };
+        stream::unfold(Some((node, answer)), move |state| async move {
+            let (node, mut answer) = state?;
+            let next = node.within(act, idle, node.next(act, &mut answer)).await;
+            let next = next.and_then(|f| piece(f).map_err(|why| node.unexpected(act, why)));
+            match next {
+                Ok(Some(piece)) => Some((Ok(piece), Some((node, answer)))),
+                Ok(None) => None,
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+        .boxed()
+    }
+
     /// A call that is asked and done.
     async fn tell(&self, act: &str, bound: Duration, call: Call) -> Result<(), NodeError> {
         self.ask(act, bound, call, Ok).await
@@ -451,19 +469,7 @@ impl Node for RemoteNode {
             self.value::<()>(act, &mut answer).await?;
             Ok(answer)
         });
-        let answer = answer.await?;
-        let node = Self { link: self.link.clone(), deadlines: self.deadlines };
-        Ok(stream::unfold(Some((node, answer)), move |state| async move {
-            let (node, mut answer) = state?;
-            let next = node.within(act, idle, node.next(act, &mut answer)).await;
-            let next = next.and_then(|f| piece(f).map_err(|why| node.unexpected(act, why)));
-            match next {
-                Ok(Some(piece)) => Some((Ok(piece), Some((node, answer)))),
-                Ok(None) => None,
-                Err(error) => Some((Err(error), None)),
-            }
-        })
-        .boxed())
+        Ok(self.pieces(act, answer.await?))
     }
 
     async fn unpack_tree(&self, root: &Path, tar: ByteStream) -> Result<TreeDigest, NodeError> {
@@ -480,6 +486,29 @@ impl Node for RemoteNode {
     ) -> Result<BuiltMember, NodeError> {
         let call = Call::BuildMember { path: path.to_owned(), spec };
         self.send(&act("build the member at", path), &call, snapshot).await
+    }
+
+    async fn remains(&self, spec: RemainsSpec) -> Result<MemberRemains, NodeError> {
+        let act = act("look at what is left in", &spec.data_dir);
+        let bound = if spec.database { self.deadlines.tree } else { self.deadlines.bulk };
+        self.ask(&act, bound, Call::Remains { spec }, check::remains).await
+    }
+
+    async fn recover_member(
+        &self,
+        spec: RecoverSpec,
+    ) -> Result<(RecoveredMember, ByteStream), NodeError> {
+        const ACT: &str = "recover what is left";
+        let call = Call::RecoverMember { spec };
+        let recovered = self.within(ACT, self.deadlines.tree, async {
+            let mut answer = self.open(ACT, &call, None).await?;
+            let recovered = self.value::<RecoveredMember>(ACT, &mut answer).await?;
+            let recovered = check::recovered(recovered).map_err(|why| self.unexpected(ACT, why))?;
+            Ok((recovered, answer))
+        });
+        let (recovered, answer) = recovered.await?;
+        let pieces = self.pieces(ACT, answer).map(|piece| piece.map(|piece| piece.plain));
+        Ok((recovered, pieces.boxed()))
     }
 
     async fn unit(&self, name: &str) -> Result<Option<Unit>, NodeError> {

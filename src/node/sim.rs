@@ -38,10 +38,11 @@ use self::files::{Inode, Tree, plain};
 use self::machine::Machine;
 use super::{
     Attributes, BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent,
-    FileKind, HealthAnswer, HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError,
-    NodeErrorKind, NodeName, Process, ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec,
-    Unit, UnitAction, WriteHow, WriteLike,
+    FileKind, HealthAnswer, HealthQuery, LinkHow, Listener, MemberRemains, MemberSpec, Mount, Node,
+    NodeError, NodeErrorKind, NodeName, Process, ProcessQuery, Reach, RecoverSpec, RecoveredMember,
+    RemainsSpec, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
+use crate::datadir::remains::Remains;
 
 /// 2026-11-21 00:00 UTC: when every simulation begins, in seconds.
 const BEGINNING: i128 = 1_795_219_200;
@@ -443,6 +444,12 @@ impl SimNode {
         self
     }
 
+    /// A look at what is left in this data directory finds that.
+    pub fn left(&self, data_dir: &str, found: MemberRemains) -> &Self {
+        self.with(|machine, _| machine.remains.insert(data_dir.into(), found));
+        self
+    }
+
     /// Something listens there that nobody knows.
     pub fn listen(&self, address: SocketAddr) -> &Self {
         self.with(|machine, _| machine.foreign.push(address));
@@ -676,6 +683,30 @@ impl Node for SimNode {
         self.call(format!("build the member at {}", show(path)), |machine, moment| {
             let now = machine.now(moment);
             build::build(&mut machine.tree, path, &spec, &chunks, now)
+        })
+        .await
+    }
+
+    async fn remains(&self, spec: RemainsSpec) -> Result<MemberRemains, NodeError> {
+        let act = format!("look at what is left in {}", show(&spec.data_dir));
+        self.call(act, |machine, _| {
+            let nothing = || {
+                let problems = vec!["there is no log".to_owned()];
+                let remains = Remains { log: None, database: None, problems };
+                MemberRemains { in_use: false, remains }
+            };
+            Ok(machine.remains.get(&spec.data_dir).cloned().unwrap_or_else(nothing))
+        })
+        .await
+    }
+
+    async fn recover_member(
+        &self,
+        _: RecoverSpec,
+    ) -> Result<(RecoveredMember, ByteStream), NodeError> {
+        self.call("recover what is left".into(), |_, _| {
+            let why = "there is no etcd that could run here alone";
+            Err(Fault::new(NodeErrorKind::Unsupported, why))
         })
         .await
     }

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::datadir::remains::Remains;
+
 /// A node's name: 1 to 63 characters of `a-z A-Z 0-9 . _ -`, beginning with a
 /// letter or digit, so that it can stand in a file's name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -243,6 +245,61 @@ pub struct BuiltMember {
     pub database_size: u64,
     /// The digest of the directory.
     pub digest: TreeDigest,
+}
+
+/// Which member's remains are looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemainsSpec {
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Its log's directory, where that does not lie in the data directory.
+    pub wal_dir: Option<PathBuf>,
+    /// Whether its database is read, too: that takes as long as reading all of it.
+    pub database: bool,
+}
+
+/// What is left of a member.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemberRemains {
+    /// Whether a process had the database open: then more may have come since.
+    pub in_use: bool,
+    /// What was found.
+    pub remains: Remains,
+}
+
+/// A snapshot of what a member left.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoverSpec {
+    /// The member's data directory.
+    pub data_dir: PathBuf,
+    /// Its log's directory, where that does not lie in the data directory.
+    pub wal_dir: Option<PathBuf>,
+    /// etcd's program on the node: a path, a name in `PATH`, or `/proc/PID/exe`.
+    pub etcd: PathBuf,
+    /// Term and index of the last entry of its log: another one is refused.
+    pub last: Option<(u64, u64)>,
+    /// Whether entries behind the commit are left out.
+    pub drop_uncommitted: bool,
+}
+
+/// What became of them; its snapshot follows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveredMember {
+    /// Bytes of the snapshot, trailer included.
+    pub size: u64,
+    /// Its revision.
+    pub revision: i64,
+    /// The HashKV that etcd told of it, alone over the copy; `None` where it was not
+    /// asked or told another revision's.
+    pub served: Option<SpecHash>,
+    /// The version of that etcd; `None` where none could start.
+    pub etcd: Option<String>,
+    /// Entries of the log that were not in the database and are now.
+    pub replayed: u64,
+    /// Entries behind the commit that are in it.
+    pub kept: u64,
+    /// Entries behind the commit that are not.
+    pub dropped: u64,
 }
 
 /// The digest of a tree.

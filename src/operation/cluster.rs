@@ -16,7 +16,7 @@ use chrono::Utc;
 use vault::layout::ClusterName;
 use vault::repository::{Backup, Repository};
 
-use self::planner::{ApiNode, DeadNode, Inputs, Lost, Save};
+use self::planner::{ApiNode, DeadNode, Inputs, Lost, Remnant, Save};
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, FailureKind};
 use super::own_way;
@@ -49,6 +49,8 @@ pub struct Options {
     pub other_cluster: bool,
     /// How far the revision is raised; `None` decides by what was served.
     pub bump_revision: Option<u64>,
+    /// What the backup was made of, where it was made of what members left.
+    pub remnant: Option<Remnant>,
 }
 
 /// What is reached.
@@ -101,7 +103,7 @@ pub async fn check(
     Ok(Checked { findings, looked: seen.looked() })
 }
 
-async fn look(
+pub(super) async fn look(
     backup: Option<SeenBackup>,
     dead: &[NodeName],
     reached: &Reached<'_>,
@@ -187,6 +189,7 @@ pub async fn prepare(
         keepers: keepers?,
         dead: dead(&seen),
         save: save(&seen, options),
+        remnant: options.remnant.clone(),
         lost: lost(&seen),
         facts: facts(&seen, options, served),
     };
@@ -214,7 +217,7 @@ fn refused(why: impl Into<String>) -> Failure {
 }
 
 /// An error where something stands in the way that was not insisted on.
-fn unblocked(
+pub(super) fn unblocked(
     seen: &Seen,
     foreign: &[Finding],
     findings: &[Finding],
@@ -262,6 +265,12 @@ fn place(node: &SeenNode) -> Result<Place, Failure> {
     Place::new(node.name().as_str()).map_err(|error| refused(error.to_string()))
 }
 
+/// Whether members answer and none of them leads: nothing that runs over them is ready,
+/// and the way back does not wait for it.
+fn leaderless(seen: &Seen) -> bool {
+    !seen.live.clusters.is_empty() && seen.live.leader.is_none()
+}
+
 /// The nodes with a member, each with the member's ports.
 fn members(seen: &Seen, id: PlanId) -> Result<Vec<(DataNode, Vec<u16>)>, Failure> {
     let mut found = Vec::new();
@@ -274,6 +283,7 @@ fn members(seen: &Seen, id: PlanId) -> Result<Vec<(DataNode, Vec<u16>)>, Failure
             return Err(refused(why));
         };
         set_aside(&mut running, id);
+        running.healthy &= !leaderless(seen);
         let member = NewMember {
             node: place(node)?,
             name: etcd.settings.name().to_owned(),
@@ -310,6 +320,7 @@ fn api_servers(seen: &Seen, id: PlanId) -> Result<Vec<ApiNode>, Failure> {
                 continue;
             }
             set_aside(&mut it, id);
+            it.healthy &= !leaderless(seen);
             found.push(ApiNode { node: place(node)?, running: Running { ..it }, ports });
         }
     }

@@ -67,6 +67,8 @@ pub enum Way {
     SnapshotRpc,
     /// From a file.
     Import,
+    /// By etcd's own program, alone over a copy of what a member left.
+    Recovered,
 }
 
 /// How the time of a snapshot from a file is known.

@@ -9,22 +9,20 @@
 //!   counted in both cases.
 //! - A snapshot appears complete and checked, or not at all.
 
-mod replay;
+pub mod cluster;
 
-use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use self::replay::Replay;
 use super::failure::{Failure, FailureKind};
 use super::files::{Snapshot, as_snapshot};
 use super::inspect::spilling_options;
 use super::interrupt::Interrupt;
 use crate::datadir::inspect::{Inspection, inspect};
 use crate::datadir::layout::DataDir;
-use crate::datadir::remains::{LogRemains, Remains, Use, keep_tail, rank};
+use crate::datadir::remains::{LogRemains, Remains, Use, copy_member, keep_tail, rank};
+use crate::etcd::alone::{AloneError, Program};
 use crate::event::Events;
 use crate::types::HexId;
 
@@ -48,8 +46,13 @@ pub struct Options {
 /// What is left at a place.
 #[derive(Debug, Serialize)]
 pub struct Place {
-    /// As it was given.
+    /// As it was given; on a node, `NODE:DIRECTORY`.
     pub path: PathBuf,
+    /// The node, where it is on one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Whether a process has it open.
+    pub running: bool,
     /// The member's name, as its database has it.
     pub name: Option<String>,
     /// What can be made of it.
@@ -225,6 +228,8 @@ fn place(path: PathBuf, remains: &Remains) -> Place {
     };
     Place {
         path,
+        node: None,
+        running: false,
         name: database.and_then(member).filter(|name| !name.is_empty()),
         usable,
         why,
@@ -308,14 +313,7 @@ async fn recover(
     events: &Events,
 ) -> Result<Recovered, Failure> {
     let failed = |what: &str| Failure::new(FailureKind::Error, format!("{WHAT}: {what}"));
-    let database = best.remains.database.as_ref().ok_or_else(|| failed("there is no database"))?;
-    let applied = database.content.consistent_index.unwrap_or(0);
-    let log = best.remains.log.as_ref().filter(|_| best.place.usable == Use::Start);
-    let (commit, last) = match log {
-        // etcd takes what is in the database for committed, whatever the log says.
-        Some(log) => (log.commit.max(applied), log.last_index.unwrap_or(0).max(applied)),
-        None => (applied, applied),
-    };
+    let (applied, commit, last) = best.remains.extent();
     let behind = last - commit;
     let kept = if options.drop_uncommitted { 0 } else { behind };
     let target = commit + kept;
@@ -328,14 +326,28 @@ async fn recover(
         Some(from) if target > applied => {
             let copy = DataDir::new(scratch.path(), None);
             events.started(format!("copy {}", best.place.path.display()), None);
-            let (from, to, keep) = (from.clone(), copy.clone(), kept > 0);
-            let copied = tokio::task::spawn_blocking(move || copy_member(&from, &to, keep)).await;
+            let (from, to) = (from.clone(), copy.clone());
+            let copied = tokio::task::spawn_blocking(move || {
+                copy_member(&from, &to, &mut || Ok(()))?;
+                if kept > 0 {
+                    keep_tail(&to)?;
+                }
+                Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
+            });
+            let copied = copied.await;
             events.finished();
             copied
                 .map_err(|error| failed("the copy failed").because(error))?
                 .map_err(|error| failed("the copy failed").because(error).hint(ROOM))?;
-            let replay = Replay { etcd: &options.etcd, copy: &copy, target, database };
-            (copy.database(), Some(replay.run(scratch.path(), events).await?))
+            let program = Program::find(&options.etcd, best.remains.version()).await;
+            let program = program.map_err(not_replayed)?;
+            let version = program.version();
+            events.started(format!("replay the log with etcd {version}"), None);
+            let log = scratch.path().join("etcd.log");
+            let replayed = program.replay(copy.path(), target, &log, false).await;
+            events.finished();
+            replayed.map_err(not_replayed)?;
+            (copy.database(), Some(version.to_string()))
         }
         Some(from) => (from.database(), None),
         None => (best.place.path.clone(), None),
@@ -387,31 +399,16 @@ async fn recover(
 const ROOM: &str = "the snapshot's folder needs room for a copy of the data directory and for the \
      snapshot";
 
-/// Copies what etcd starts from, and makes the tail count.
-fn copy_member(from: &DataDir, to: &DataDir, keep: bool) -> std::io::Result<()> {
-    use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-    let copy = |from: &Path, to: &Path| -> std::io::Result<()> {
-        let mut reader = fs::File::open(from)?;
-        let mut writer =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        std::io::copy(&mut reader, &mut writer)?;
-        writer.flush()
-    };
-    for directory in [to.snap(), to.wal()] {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+/// Why etcd did not do it.
+fn not_replayed(error: AloneError) -> Failure {
+    let kind = if error.program { FailureKind::Usage } else { FailureKind::Error };
+    let mut failure = Failure::new(kind, format!("{WHAT}: {}", error.why));
+    for line in error.log {
+        failure = failure.detail(format!("etcd: {line}"));
     }
-    copy(&from.database(), &to.database())?;
-    let other = |error: crate::datadir::layout::LayoutError| std::io::Error::other(error);
-    for snapshot in from.raft_snapshots().map_err(other)? {
-        let name = snapshot.path.file_name().unwrap_or_default();
-        copy(&snapshot.path, &to.snap().join(name))?;
+    failure.hint = error.hint;
+    match error.source {
+        Some(source) => failure.because(source),
+        None => failure,
     }
-    for segment in from.segments().map_err(other)? {
-        let name = segment.to_string();
-        copy(&from.wal().join(&name), &to.wal().join(&name))?;
-    }
-    if keep {
-        keep_tail(to).map_err(std::io::Error::other)?;
-    }
-    Ok(())
 }

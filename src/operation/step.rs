@@ -19,6 +19,7 @@ mod fence;
 mod file;
 mod health;
 pub mod membership;
+mod remains;
 mod restart;
 mod service;
 
@@ -308,6 +309,22 @@ pub struct Absent {
     pub address: String,
 }
 
+/// Where the log of a member ended when it was looked at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Left {
+    /// The node.
+    pub node: Place,
+    /// The member's data directory.
+    pub data_dir: PathBuf,
+    /// Its log's directory where that does not lie in the data directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_dir: Option<PathBuf>,
+    /// Term and index of the last entry; `None` where none could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<(u64, u64)>,
+}
+
 /// A program that nodes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -422,6 +439,11 @@ pub enum Step {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         absent: Vec<Absent>,
     },
+    /// Proves that no stopped member wrote since its log was looked at.
+    CheckLeft {
+        /// All members.
+        members: Vec<Left>,
+    },
     /// Starts programs anew that remember what the cluster held, where they run and are
     /// older than their node's API server.
     Restart {
@@ -510,7 +532,7 @@ fn nodes(instances: &[Instance]) -> Vec<Place> {
 }
 
 impl plan::Step for Step {
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn describe(&self) -> Description {
         let undoable = |by: &str| Reversal::Undoable { by: by.to_owned() };
@@ -556,6 +578,12 @@ impl plan::Step for Step {
                 fence_text(nodes, absent),
                 "whoever still wrote would write to data that is set aside".to_owned(),
                 nodes.iter().map(|fenced| fenced.node.clone()).collect(),
+                Reversal::Nothing,
+            ),
+            Self::CheckLeft { members } => (
+                "make sure that no member wrote since it was looked at".to_owned(),
+                "the backup has what they had then".to_owned(),
+                members.iter().map(|left| left.node.clone()).collect(),
                 Reversal::Nothing,
             ),
             Self::Restart { nodes, programs } => (
@@ -627,6 +655,9 @@ impl plan::Step for Step {
             }
             Self::SwapData { members } => {
                 commands.extend(members.iter().flat_map(data::shell_swap));
+            }
+            Self::CheckLeft { members } => {
+                commands.extend(members.iter().map(remains::shell));
             }
             Self::CheckData { .. } => {
                 commands.push(Command::new(None, ["etcdvault", "status"]));
@@ -729,6 +760,7 @@ impl Step {
             self,
             Self::Check { .. }
                 | Self::Fence { .. }
+                | Self::CheckLeft { .. }
                 | Self::CheckData { .. }
                 | Self::Membership { what: MemberChange::Check { .. } }
         )

@@ -16,6 +16,9 @@ use tokio::process::{Child, ChildStderr};
 /// The longest that a run may take on a slow machine.
 const BOUND: Duration = Duration::from_secs(300);
 
+/// The plan that documents name.
+const PLAN: &str = "01JD3A00000000000000000000";
+
 /// The name of the cluster.
 pub(crate) const CLUSTER: &str = "field";
 
@@ -314,8 +317,14 @@ pub(crate) async fn told(field: &Field, hosts: &Hosts, document: &str) {
         let line = line.replace("/srv/etcd-vault", vault.to_str().unwrap());
         let identity = field.path("identity.txt");
         let line = line.replace("/root/identity.txt", identity.to_str().unwrap());
-        let newest = field.plans().await.first().map(|plan| plan.0.clone());
-        lines.push(line.replace("01JD3A00000000000000000000", newest.as_deref().unwrap_or("-")));
+        let line = match line.contains(PLAN) {
+            true => {
+                let newest = field.plans().await.first().map(|plan| plan.0.clone());
+                line.replace(PLAN, newest.as_deref().unwrap_or("-"))
+            }
+            false => line,
+        };
+        lines.push(line);
         let is_setting = lines.last().unwrap().starts_with("export ");
         if is_setting {
             continue;

@@ -141,7 +141,7 @@ async fn started_by_hand_it_says_what_it_is_and_ends() {
         .unwrap();
     let mut out = String::new();
     child.stdout.take().unwrap().read_to_string(&mut out).await.unwrap();
-    assert!(out.starts_with("\nETCDVAULT-AGENT 3 "), "{out:?}");
+    assert!(out.starts_with("\nETCDVAULT-AGENT 4 "), "{out:?}");
     assert_eq!(out.lines().count(), 2, "{out:?}");
     assert_eq!(child.wait().await.unwrap().code(), Some(1));
 }

@@ -288,6 +288,17 @@ impl Node for Scripted {
         Err(self.error(NodeErrorKind::Unexpected, "build"))
     }
 
+    async fn remains(&self, _: RemainsSpec) -> Result<MemberRemains, NodeError> {
+        Err(self.error(NodeErrorKind::Unexpected, "look at what is left"))
+    }
+
+    async fn recover_member(
+        &self,
+        _: RecoverSpec,
+    ) -> Result<(RecoveredMember, ByteStream), NodeError> {
+        Err(self.error(NodeErrorKind::Unexpected, "recover"))
+    }
+
     async fn unit(&self, _: &str) -> Result<Option<Unit>, NodeError> {
         Ok(None)
     }

@@ -6,7 +6,10 @@
 
 use std::path::{Component, Path};
 
-use crate::node::{Container, Entry, Facts, HealthAnswer, Mount, NodeError, NodeName, Reach, Unit};
+use crate::node::{
+    Container, Entry, Facts, HealthAnswer, MemberRemains, Mount, NodeError, NodeName, Reach,
+    RecoveredMember, Unit,
+};
 
 /// `text` on one line without control characters, `limit` characters at most.
 pub(crate) fn clean(text: &str, limit: usize) -> String {
@@ -44,6 +47,45 @@ pub(crate) fn facts(mut facts: Facts) -> Result<Facts, String> {
     facts.os = clean(&facts.os, 255);
     facts.version = clean(&facts.version, 64);
     Ok(facts)
+}
+
+/// What is left of a member: numbers are the node's word, texts are shown.
+pub(crate) fn remains(mut found: MemberRemains) -> Result<MemberRemains, String> {
+    let tidy = |texts: &mut Vec<String>| {
+        texts.truncate(200);
+        for text in texts {
+            *text = clean(text, 2000);
+        }
+    };
+    let left = &mut found.remains;
+    tidy(&mut left.problems);
+    if let Some(log) = &mut left.log {
+        log.problem = log.problem.as_deref().map(|problem| clean(problem, 2000));
+    }
+    if let Some(database) = &mut left.database {
+        tidy(&mut database.problems);
+        let content = &mut database.content;
+        for text in [
+            &mut content.cluster_version,
+            &mut content.storage_version,
+            &mut content.downgrade_target,
+        ] {
+            *text = text.as_deref().map(|text| clean(text, 64));
+        }
+        for member in &mut content.members {
+            member.name = clean(&member.name, 255);
+        }
+    }
+    Ok(found)
+}
+
+/// What became of remains.
+pub(crate) fn recovered(mut found: RecoveredMember) -> Result<RecoveredMember, String> {
+    if found.revision < 0 {
+        return Err("its revision is below zero".to_owned());
+    }
+    found.etcd = found.etcd.as_deref().map(|version| clean(version, 64));
+    Ok(found)
 }
 
 /// What stands at `path`, which is what was asked for.
@@ -176,6 +218,7 @@ fn plain(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::datadir::remains::Remains;
     use crate::node::{Attributes, FileKind, NodeErrorKind};
 
     fn at(path: &str) -> Entry {
@@ -196,6 +239,26 @@ mod tests {
             target: None,
             mount_point: false,
         }
+    }
+
+    #[test]
+    fn what_is_told_of_remains_is_shown_without_controls() {
+        let problems = vec!["no\x1b[2J log".to_owned(); 500];
+        let remains = Remains { log: None, database: None, problems };
+        let found = super::remains(MemberRemains { in_use: true, remains }).unwrap();
+        assert_eq!(found.remains.problems, vec!["no [2J log"; 200]);
+        let made = RecoveredMember {
+            size: 1,
+            revision: -1,
+            served: None,
+            etcd: Some("3.6\n.1".to_owned()),
+            replayed: 0,
+            kept: 0,
+            dropped: 0,
+        };
+        assert!(recovered(made.clone()).is_err());
+        let made = recovered(RecoveredMember { revision: 1, ..made }).unwrap();
+        assert_eq!(made.etcd.as_deref(), Some("3.6 .1"));
     }
 
     #[test]

@@ -23,12 +23,12 @@ use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::CParameter;
 
 use crate::node::{
-    ByteStream, ContainerQuery, HealthQuery, LinkHow, MemberSpec, NodeError, ProcessQuery, SetHow,
-    TreeSpec, UnitAction, WriteHow, WriteLike,
+    ByteStream, ContainerQuery, HealthQuery, LinkHow, MemberSpec, NodeError, ProcessQuery,
+    RecoverSpec, RemainsSpec, SetHow, TreeSpec, UnitAction, WriteHow, WriteLike,
 };
 
 /// The version of the protocol; both sides have the same or do not talk.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// The path of the one gRPC method.
 pub const METHOD: &str = "/etcdvault.node.v1.Node/Call";
 /// The longest JSON text of a value, in bytes.
@@ -154,6 +154,8 @@ pub enum Call {
     SaveTree { spec: TreeSpec },
     UnpackTree { root: PathBuf },
     BuildMember { path: PathBuf, spec: MemberSpec },
+    Remains { spec: RemainsSpec },
+    RecoverMember { spec: RecoverSpec },
     Unit { name: String },
     Units { glob: String },
     UnitDo { name: String, action: UnitAction, deadline: Duration },

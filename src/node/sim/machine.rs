@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::super::{
     Attributes, Container, ContainerQuery, Facts, FileKind, HealthAnswer, HealthQuery, Listener,
-    NodeErrorKind, NodeName, Process, ProcessQuery, Reach, Unit, UnitAction,
+    MemberRemains, NodeErrorKind, NodeName, Process, ProcessQuery, Reach, Unit, UnitAction,
 };
 use super::files::{Inode, Tree, plain};
 use super::pods::{self, Phase, Pod};
@@ -35,6 +35,8 @@ pub(super) struct Machine {
     pub(super) unready: BTreeMap<String, String>,
     /// Sockets of nobody that is simulated.
     pub(super) foreign: Vec<SocketAddr>,
+    /// What is told of data directories that were a member's.
+    pub(super) remains: BTreeMap<PathBuf, MemberRemains>,
     /// The tree's changes when manifests were last compared with pods.
     compared: Option<u64>,
     /// Whether there is a unit of the kubelet, and with which of the tree's changes that was
@@ -65,6 +67,7 @@ impl Machine {
             fail_start: BTreeMap::new(),
             unready: BTreeMap::new(),
             foreign: Vec::new(),
+            remains: BTreeMap::new(),
             compared: None,
             kubelet_unit: None,
             boot: 1,

@@ -7,7 +7,7 @@ use vault::layout::ClusterName;
 use vault::manifest::Manifest;
 use vault::repository::{Backup, Filter, Repository};
 
-use super::planner::OPERATION;
+use super::planner::{OPERATION, RECOVERY};
 use crate::node::Node;
 use crate::operation::content::{SNAPSHOT_ROLE, SnapshotContent};
 use crate::operation::failure::{Failure, FailureKind};
@@ -99,7 +99,7 @@ pub(super) async fn by_plans(nodes: &[Arc<dyn Node>]) -> Option<i64> {
     let stores = journal::stores(&places);
     // What cannot be read is no reason to give up: the margin is for what is not known.
     let (listed, _) = journal::list(&stores).await;
-    let built = [OPERATION, "state return --only data"];
+    let built = [OPERATION, RECOVERY, "state return --only data"];
     let ours = listed.iter().filter(|listed| {
         listed.begun && listed.head.as_ref().is_ok_and(|head| built.contains(&&*head.operation))
     });

@@ -14,7 +14,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::datadir::membership::{Membership, MembershipError};
 use crate::operation::content::StoredHash;
 use crate::operation::returning::data::{DataNode, MARGIN, Running, initial_cluster};
-use crate::operation::step::{Absent, Fenced, How, Instance, NewCluster, NewMember, Service, Step};
+use crate::operation::step::{
+    Absent, Fenced, How, Instance, Left, NewCluster, NewMember, Service, Step,
+};
 use crate::plan::{Place, Plan, PlanId, Stage};
 use crate::types::HexId;
 
@@ -26,6 +28,23 @@ const FOLLOWERS: [&str; 3] = ["kube-controller-manager", "kube-scheduler", "kube
 
 /// The operation, as it is typed.
 pub const OPERATION: &str = "restore cluster";
+/// The same without a backup, as it is typed.
+pub const RECOVERY: &str = "recover cluster";
+
+/// What a backup was made of where there was none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remnant {
+    /// The node whose member left it.
+    pub node: String,
+    /// Why that one.
+    pub reason: String,
+    /// Entries that nobody knows to be committed and that are in it.
+    pub kept: u64,
+    /// Entries that nobody knows to be committed and that are not.
+    pub dropped: u64,
+    /// Where the logs of all members ended.
+    pub left: Vec<Left>,
+}
 
 /// An API server on a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +133,8 @@ pub struct Inputs {
     pub leader: Option<Place>,
     /// What is stored first.
     pub save: Save,
+    /// What the backup was made of, where the members left nothing else.
+    pub remnant: Option<Remnant>,
     /// What is lost.
     pub lost: Lost,
     /// What else a person should know, by the name of the fact.
@@ -131,14 +152,26 @@ pub fn bump(revision: i64, served: Option<i64>) -> u64 {
 /// Plans it. An error where the members make no cluster.
 pub fn plan(inputs: &Inputs) -> Result<Plan<Step>, MembershipError> {
     let (cluster, members) = new_cluster(inputs)?;
-    let title = format!(
-        "Restore {} from {} ({}, revision {}, {} keys)",
-        inputs.cluster,
-        inputs.backup,
-        inputs.taken.format("%Y-%m-%d %H:%M UTC"),
-        inputs.revision,
-        inputs.keys
-    );
+    let (operation, title) = match &inputs.remnant {
+        None => {
+            let title = format!(
+                "Restore {} from {} ({}, revision {}, {} keys)",
+                inputs.cluster,
+                inputs.backup,
+                inputs.taken.format("%Y-%m-%d %H:%M UTC"),
+                inputs.revision,
+                inputs.keys
+            );
+            (OPERATION, title)
+        }
+        Some(remnant) => {
+            let title = format!(
+                "Recover {} from what {} has left, stored as {} (revision {}, {} keys)",
+                inputs.cluster, remnant.node, inputs.backup, inputs.revision, inputs.keys
+            );
+            (RECOVERY, title)
+        }
+    };
     let mut nodes: Vec<Place> = members.iter().map(|member| member.node.clone()).collect();
     for api in &inputs.api_servers {
         if !nodes.contains(&api.node) {
@@ -147,7 +180,7 @@ pub fn plan(inputs: &Inputs) -> Result<Plan<Step>, MembershipError> {
     }
     let touched = nodes.clone();
     nodes.extend(inputs.keepers.iter().cloned());
-    let plan = Plan::new(inputs.id, &*inputs.cluster, OPERATION, title, inputs.made, nodes);
+    let plan = Plan::new(inputs.id, &*inputs.cluster, operation, title, inputs.made, nodes);
     let mut plan = facts(plan, inputs, &cluster);
 
     let (etcds, idle) = members_of_today(inputs);
@@ -183,6 +216,9 @@ pub fn plan(inputs: &Inputs) -> Result<Plan<Step>, MembershipError> {
         stage(1, vec![Step::Stop { service: Service::Etcd, instances: etcds }]);
     }
     stage(1, vec![Step::Fence { nodes: fenced(inputs, &touched), absent: absent.clone() }]);
+    if let Some(remnant) = &inputs.remnant {
+        stage(1, vec![Step::CheckLeft { members: remnant.left.clone() }]);
+    }
     stage(1, vec![Step::SwapData { members: members.clone() }]);
     stage(1, vec![Step::Start { service: Service::Etcd, instances: started }]);
     let mut checks =
@@ -325,13 +361,14 @@ fn ago(time: TimeDelta) -> String {
     }
 }
 
-fn facts(mut plan: Plan<Step>, inputs: &Inputs, cluster: &NewCluster) -> Plan<Step> {
+/// What goes by the backup's age.
+fn lost(plan: Plan<Step>, inputs: &Inputs) -> Plan<Step> {
     let since = format!(
         "everything written after {}, {}",
         inputs.taken.format("%Y-%m-%d %H:%M:%S UTC"),
         ago(inputs.made - inputs.taken)
     );
-    plan = plan.fact(
+    plan.fact(
         "Lost",
         match inputs.lost {
             Lost::Revisions(0) => {
@@ -350,7 +387,46 @@ fn facts(mut plan: Plan<Step>, inputs: &Inputs, cluster: &NewCluster) -> Plan<St
                 format!("{since}; how much that is cannot be told, as no member answers")
             }
         },
-    );
+    )
+}
+
+/// What is known of the end of a log that nobody else has.
+fn remains(plan: Plan<Step>, remnant: &Remnant) -> Plan<Step> {
+    let entries = |count: u64| match count {
+        1 => "1 entry".to_owned(),
+        count => format!("{count} entries"),
+    };
+    let plan = plan.fact("Why", remnant.reason.clone());
+    let plan = match (remnant.kept, remnant.dropped) {
+        (0, 0) => plan,
+        (0, dropped) => plan.fact(
+            "Dropped",
+            format!("{} of its log that it did not know to be committed", entries(dropped)),
+        ),
+        (kept, _) => plan.fact(
+            "Doubtful",
+            format!(
+                "{} of its log that it did not know to be committed: kept, as others may have \
+                 acknowledged them",
+                entries(kept)
+            ),
+        ),
+    };
+    plan.fact(
+        "Lost",
+        format!(
+            "what {} never had: writes that other members alone acknowledged; how many cannot be \
+             told",
+            remnant.node
+        ),
+    )
+}
+
+fn facts(mut plan: Plan<Step>, inputs: &Inputs, cluster: &NewCluster) -> Plan<Step> {
+    plan = match &inputs.remnant {
+        Some(remnant) => remains(plan, remnant),
+        None => lost(plan, inputs),
+    };
     let kept = inputs.nodes.iter().flat_map(|node| {
         let place = &node.member.node;
         let paths = node.member.kept(inputs.id);

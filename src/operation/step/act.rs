@@ -12,7 +12,8 @@ use super::membership::{self, Membership};
 use super::restart;
 use super::service::{self, State};
 use super::{
-    Contents, Expected, Fenced, Instance, NewMember, SAVED, Service, Step, World, aside, configure,
+    Contents, Expected, Fenced, Instance, Left, NewMember, SAVED, Service, Step, World, aside,
+    configure, remains,
 };
 use crate::node::{Node, UnitAction};
 use crate::operation::failure::Failure;
@@ -59,6 +60,10 @@ impl World {
         nodes: &'a [Fenced],
     ) -> Result<Vec<(&'a dyn Node, &'a Fenced)>, StepError> {
         nodes.iter().map(|fenced| Ok((self.node(&fenced.node)?, fenced))).collect()
+    }
+
+    fn left<'a>(&'a self, members: &'a [Left]) -> Result<Vec<(&'a dyn Node, &'a Left)>, StepError> {
+        members.iter().map(|left| Ok((self.node(&left.node)?, left))).collect()
     }
 
     fn contents(&self) -> Result<&dyn Contents, StepError> {
@@ -194,6 +199,9 @@ impl Act<World> for Step {
             Self::Fence { nodes, absent } => {
                 Ok(done(fence::standing(&world.fenced(nodes)?, absent).await?.is_empty()))
             }
+            Self::CheckLeft { members } => {
+                Ok(done(remains::written(&world.left(members)?).await?.is_empty()))
+            }
             Self::Restart { nodes, programs } => {
                 for place in nodes {
                     if !restart::stale(world.node(place)?, programs).await?.is_empty() {
@@ -286,6 +294,7 @@ impl Act<World> for Step {
             Self::Fence { nodes, absent } => {
                 fence::fence(world.fenced(nodes)?, absent, context).await
             }
+            Self::CheckLeft { members } => remains::check(&world.left(members)?).await,
             Self::Restart { nodes, programs } => {
                 let each = nodes.iter().map(async |place| {
                     restart::restart(world.node(place)?, programs, context).await
@@ -372,6 +381,7 @@ impl Act<World> for Step {
         match self {
             Self::SaveState { .. }
             | Self::Fence { .. }
+            | Self::CheckLeft { .. }
             | Self::Restart { .. }
             | Self::Check { .. }
             | Self::CheckData { .. } => Ok(()),

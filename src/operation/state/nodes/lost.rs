@@ -7,9 +7,9 @@ use async_trait::async_trait;
 
 use crate::node::{
     BuiltMember, ByteStream, Container, ContainerQuery, Entry, Facts, FileContent, HealthAnswer,
-    HealthQuery, LinkHow, Listener, MemberSpec, Mount, Node, NodeError, NodeName, Process,
-    ProcessQuery, Reach, SetHow, Space, TreeDigest, TreeSpec, Unit, UnitAction, WriteHow,
-    WriteLike,
+    HealthQuery, LinkHow, Listener, MemberRemains, MemberSpec, Mount, Node, NodeError, NodeName,
+    Process, ProcessQuery, Reach, RecoverSpec, RecoveredMember, RemainsSpec, SetHow, Space,
+    TreeDigest, TreeSpec, Unit, UnitAction, WriteHow, WriteLike,
 };
 
 /// Answers every call with why it could not be reached.
@@ -114,6 +114,17 @@ impl Node for Lost {
         _: MemberSpec,
         _: ByteStream,
     ) -> Result<BuiltMember, NodeError> {
+        self.why()
+    }
+
+    async fn remains(&self, _: RemainsSpec) -> Result<MemberRemains, NodeError> {
+        self.why()
+    }
+
+    async fn recover_member(
+        &self,
+        _: RecoverSpec,
+    ) -> Result<(RecoveredMember, ByteStream), NodeError> {
         self.why()
     }
 
