@@ -20,7 +20,7 @@ use super::ways::Typed;
 use crate::config::{Choice, Setup};
 use crate::operation::journal::{
     self, Clock, Direction, Ending, Engine, History, Listed, Options, Owner, Place, PlanId,
-    StepState,
+    RunError, StepState,
 };
 use crate::operation::returning::{Step, World};
 use crate::operation::state::nodes;
@@ -404,6 +404,9 @@ pub(crate) async fn resume(
     let options = Options { of, ..options(args.take_over_lock, &args.without)? };
     let engine = engine(&nodes, Some(contents), options, owner, &halt, output)?;
     let ran = halt.run(output, engine.resume::<Step>(history.plan.id)).await;
+    if let Err(RunError::Ended { id, ending: Ending::Applied }) = ran {
+        return Ok(was_so(id, "applied", output));
+    }
     let report = ran.map_err(|error| not_begun(error, typed))?;
     ended(&report, &history.plan, &[], typed, &halt, output)
 }
@@ -437,8 +440,22 @@ pub(crate) async fn rollback(
     let options = Options { of, ..options(args.take_over_lock, &args.without)? };
     let engine = engine(&nodes, contents, options, owner, &halt, output)?;
     let ran = halt.run(output, engine.rollback::<Step>(history.plan.id)).await;
+    if let Err(RunError::Ended { id, ending: Ending::RolledBack }) = ran {
+        return Ok(was_so(id, "rolled-back", output));
+    }
     let report = ran.map_err(|error| not_begun(error, typed))?;
     ended(&report, &history.plan, &[], typed, &halt, output)
+}
+
+/// What was asked for stands already: typed twice, or the connection was lost after the
+/// last step and before that was on record everywhere.
+fn was_so(id: PlanId, ending: &str, output: &Output) -> Exit {
+    let value = serde_json::json!({ "plan": id, "ending": ending, "was_so": true });
+    output.result(&value, || {
+        let ending = ending.replace('-', " ");
+        format!("plan {id} was {ending} before: there was nothing left to do\n")
+    });
+    Exit::Ok
 }
 
 /// Among how many nodes the lock needs more than half: the configured ones of the plan's
