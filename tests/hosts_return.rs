@@ -133,6 +133,7 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
     assert!(ran.stderr.contains("was rolled back"), "{ran}");
 
     by_hand(&cluster, &field, &good[2]).await;
+    data_by_hand(&cluster, &field).await;
     // What the documents tell a person to type.
     hosts[2].write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
     let before = pictures(hosts, &ROOTS).await;
@@ -143,13 +144,9 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
     }
 }
 
-/// The plan as stock commands is typed where it says.
-async fn by_hand(cluster: &EtcdHosts, field: &Field, good: &[String]) {
-    let n3 = &cluster.members()[2];
-    n3.write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
-    replace(n3, LIMITS, "4294967296", "8589934592").await;
-    let args = ["state", "return", "latest", "--node", "n3", "--as-shell"];
-    let text = field.run(&args).await.expect(0).text();
+/// A plan as stock commands is typed where it says.
+async fn typed(cluster: &EtcdHosts, field: &Field, args: &[&str]) {
+    let text = field.run(args).await.expect(0).text();
     let mut blocks: Vec<(&str, String)> = Vec::new();
     for line in text.lines() {
         match (line.strip_prefix("#    on "), blocks.last_mut()) {
@@ -160,14 +157,54 @@ async fn by_hand(cluster: &EtcdHosts, field: &Field, good: &[String]) {
     }
     assert!(blocks.len() > 5, "{text}");
     for (place, script) in blocks {
-        match place {
-            "n3" => drop(n3.check(["bash", "-euc", &script]).await.unwrap()),
-            "the operator's machine" => here(field, cluster.hosts(), &script).await,
-            other => panic!("{other:?} in {text}"),
+        match cluster.members().iter().find(|host| host.name() == place) {
+            Some(host) => drop(host.check(["bash", "-euc", &script]).await.unwrap()),
+            None if place == "the operator's machine" => {
+                here(field, cluster.hosts(), &script).await;
+            }
+            None => panic!("{place:?} in {text}"),
         }
     }
-    let check = n3.run_with(["bash", "-n"], text.as_bytes()).await.unwrap();
+    let n1 = &cluster.members()[0];
+    let check = n1.run_with(["bash", "-n"], text.as_bytes()).await.unwrap();
     assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
+}
+
+async fn by_hand(cluster: &EtcdHosts, field: &Field, good: &[String]) {
+    let n3 = &cluster.members()[2];
+    n3.write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
+    replace(n3, LIMITS, "4294967296", "8589934592").await;
+    typed(cluster, field, &["state", "return", "latest", "--node", "n3", "--as-shell"]).await;
     same("by hand", &[good.to_vec()], &[picture(n3, &ROOTS).await]);
     cluster.wait_healthy().await.unwrap();
+    // No copy of the state is left behind.
+    let left = n3.check(["ls", "/var/lib/etcdvault/aside/by-hand"]).await.unwrap();
+    assert!(!left.contains("state") && !left.contains(".tar"), "{left}");
+}
+
+/// The same for data: every member's directory is built by etcd's own program, all stop, all
+/// start.
+async fn data_by_hand(cluster: &EtcdHosts, field: &Field) {
+    cluster.etcdctl(0, ["put", "by-hand", "before"]).await.unwrap();
+    let kept = cluster.etcdctl(0, ["get", "--prefix", ""]).await.unwrap();
+    let saved = field.run(&["state", "save", "--with-data", "--json"]).await.expect(0).json();
+    let id = saved["id"].as_str().unwrap();
+    cluster.etcdctl(0, ["put", "by-hand", "after"]).await.unwrap();
+    cluster.etcdctl(0, ["put", "later", "1"]).await.unwrap();
+    typed(cluster, field, &["state", "return", id, "--only", "data", "--as-shell"]).await;
+    cluster.wait_healthy().await.unwrap();
+    let mut hashes = Vec::new();
+    for (place, host) in cluster.members().iter().enumerate() {
+        assert_eq!(cluster.etcdctl(place, ["get", "--prefix", ""]).await.unwrap(), kept);
+        let said = cluster.etcdctl(place, ["endpoint", "hashkv", "-w", "json"]).await.unwrap();
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        hashes.push(said.pointer("/0/HashKV/hash").unwrap().clone());
+        let enabled = host.check(["systemctl", "is-enabled", "etcd.service"]).await.unwrap();
+        assert_eq!(enabled.trim(), "enabled");
+        // The plain snapshot is gone, the data of before is not.
+        let left = host.check(["ls", "/root", cluster.kind().data_dir()]).await.unwrap();
+        assert!(!left.contains(".db") && !left.contains(".build"), "{left}");
+        assert!(left.contains("member.before-by-hand"), "{left}");
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
 }

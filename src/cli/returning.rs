@@ -249,7 +249,7 @@ pub(crate) async fn run(
         return Ok(if by_hand.is_empty() { Exit::Ok } else { Exit::Partial });
     };
     if args.as_shell {
-        output.text(&plan::shell(&made));
+        output.text(&plan::shell(&made, setup));
         return Ok(Exit::Ok);
     }
     if args.dry_run {

@@ -650,8 +650,7 @@ impl plan::Step for Step {
         let mut commands = Vec::new();
         match self {
             Self::BuildData { backup, cluster, members } => {
-                let builds = members.iter().map(|it| data::shell_build(it, cluster, backup));
-                commands.extend(builds.flatten());
+                commands.extend(data::shell_build(members, cluster, backup));
             }
             Self::SwapData { members } => {
                 commands.extend(members.iter().flat_map(data::shell_swap));
@@ -659,23 +658,22 @@ impl plan::Step for Step {
             Self::CheckLeft { members } => {
                 commands.extend(members.iter().map(remains::shell));
             }
-            Self::CheckData { .. } => {
-                commands.push(Command::new(None, ["etcdvault", "status"]));
-                let hash = ["etcdctl", "endpoint", "hashkv", "--cluster", "-w", "table"];
-                commands.push(Command::new(None, hash));
-            }
+            Self::CheckData { .. } => commands.push(data::shell_check()),
             Self::SaveState { nodes, data } => {
                 let words = ["etcdvault", "state", "save"].map(str::to_owned).into_iter();
                 let words = words.chain(data.then(|| "--with-data".to_owned()));
                 let named = nodes.iter().flat_map(|node| ["--node".to_owned(), node.to_string()]);
                 commands.push(Command::new(None, words.chain(named)));
             }
-            Self::Stop { instances, .. } => {
-                commands.extend(instances.iter().map(|instance| service::shell(instance, true)));
+            Self::Stop { service, instances } => {
+                commands.extend(service::shell_stop(*service, instances));
             }
-            Self::StartNew { instance, .. } => commands.push(service::shell(instance, false)),
-            Self::Start { instances, .. } => {
-                commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
+            Self::StartNew { instance, .. } => {
+                let instances = std::slice::from_ref(instance);
+                commands.extend(service::shell_start(Service::Etcd, instances));
+            }
+            Self::Start { service, instances } => {
+                commands.extend(service::shell_start(*service, instances));
             }
             Self::Fence { nodes, .. } => {
                 for fenced in nodes.iter().filter(|fenced| !fenced.programs.is_empty()) {
@@ -700,6 +698,7 @@ impl plan::Step for Step {
                 for (number, change) in changes.iter().enumerate() {
                     commands.extend(file::shell(node, number, change));
                 }
+                commands.extend(file::shell_after(node, changes));
                 if !reload.is_empty() {
                     commands.push(Command::new(Some(node), ["systemctl", "daemon-reload"]));
                 }

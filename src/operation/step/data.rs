@@ -24,7 +24,7 @@ use crate::operation::failure::Failure;
 use crate::operation::journal::make_dirs;
 use crate::plan::shell::Command;
 use crate::plan::{Context, PlanId, Probe, StepError};
-use crate::types::HexId;
+use crate::types::{HexId, Version};
 
 /// A note of what was built is at most so large.
 const MAX_NOTE: u64 = 64 << 10;
@@ -530,41 +530,109 @@ pub(super) async fn agree(
 /// What is built and set aside by hand has this in its name.
 const BY_HAND: &str = "by-hand";
 
-/// The building of one member with stock commands.
-pub(super) fn shell_build(member: &NewMember, cluster: &NewCluster, backup: &str) -> Vec<Command> {
-    let (node, file) = (Some(&member.node), format!("{backup}.db"));
-    let there = format!("/root/{file}");
-    let new = member.data_dir.join(format!("member.new-{BY_HAND}")).display().to_string();
-    let built = format!("{new}.build");
-    let (uid, gid) = member.owner;
-    let urls = cluster.initial_cluster.split(',').filter_map(|part| part.split_once('='));
-    let urls: Vec<&str> =
-        urls.filter(|(name, _)| *name == member.name).map(|(_, url)| url).collect();
-    let (urls, bump) = (urls.join(","), cluster.bump_revision.to_string());
-    let mut restore = vec!["etcdutl", "snapshot", "restore", &there, "--name", &member.name];
-    restore.extend(["--initial-cluster", &cluster.initial_cluster]);
-    restore.extend(["--initial-cluster-token", &cluster.token]);
-    restore.extend(["--initial-advertise-peer-urls", &urls]);
-    restore.extend(["--bump-revision", &bump, "--mark-compacted", "--data-dir", &built]);
-    vec![
-        Command::new(None, ["etcdvault", "export", backup, "-o", &file]),
-        Command::new(None, ["scp", &file, &format!("{}:{there}", member.node)]),
-        Command::new(node, restore),
-        Command::new(node, ["chown", "-R", &format!("{uid}:{gid}"), &built]),
-        Command::new(node, ["mv", "-nT", &format!("{built}/member"), &new]),
-    ]
+/// Whether a restore by etcd's own program raises revisions, from this version on of each
+/// line (etcd-io/etcd#16029 and its backports).
+const BUMPS: [(u32, u32, u32); 2] = [(3, 5, 10), (3, 4, 27)];
+
+/// The program of etcd's that restores, and whether it raises revisions.
+fn restorer(version: Option<&str>) -> (&'static [&'static str], bool) {
+    const ETCDUTL: &[&str] = &["etcdutl"];
+    const ETCDCTL: &[&str] = &["env", "ETCDCTL_API=3", "etcdctl"];
+    let version = version.and_then(|text| text.parse::<Version>().ok());
+    let Some(Version { major, minor, patch }) = version else { return (ETCDUTL, true) };
+    let program = if (major, minor) < (3, 5) { ETCDCTL } else { ETCDUTL };
+    let first = BUMPS.iter().find(|(a, b, _)| (major, minor) == (*a, *b));
+    let bumps = first.map_or((major, minor) >= (3, 6), |(_, _, since)| patch >= *since);
+    (program, bumps)
 }
 
-/// The swap of one member's data with stock commands.
-pub(super) fn shell_swap(member: &NewMember) -> Vec<Command> {
-    let node = Some(&member.node);
-    let at = |name: &str| member.data_dir.join(name).display().to_string();
-    let mut commands = Vec::new();
-    if member.had {
-        let before = at(&format!("member.before-{BY_HAND}"));
-        commands.push(Command::new(node, ["mv", "-nT", &at("member"), &before]));
+/// A name beside `path` for what is built or kept by hand.
+fn beside(path: &Path, what: &str) -> String {
+    format!("{}.{what}-{BY_HAND}", path.display())
+}
+
+/// The building of all members with stock commands.
+pub(super) fn shell_build(
+    members: &[NewMember],
+    cluster: &NewCluster,
+    backup: &str,
+) -> Vec<Command> {
+    let file = format!("{backup}.db");
+    let there = format!("/root/{file}");
+    let here = |words: &[&str]| Command::new(None, words.iter().copied());
+    let (program, bumps) = restorer(cluster.etcd_version.as_deref());
+    let bump = cluster.bump_revision.to_string();
+    let mut commands = vec![here(&["etcdvault", "export", backup, "-o", &file])];
+    for member in members {
+        let on = |words: &[&str]| Command::new(Some(&member.node), words.iter().copied());
+        let new = beside(&member.data_dir.join("member"), "new");
+        let built = format!("{new}.build");
+        let wal = member.wal_dir.as_ref().map(|wal| beside(wal, "new"));
+        let (uid, gid) = member.owner;
+        let owner = format!("{uid}:{gid}");
+        let urls = cluster.initial_cluster.split(',').filter_map(|part| part.split_once('='));
+        let urls: Vec<&str> =
+            urls.filter(|(name, _)| *name == member.name).map(|(_, url)| url).collect();
+        let urls = urls.join(",");
+        commands.push(here(&["scp", &file]).to(&member.node, &there));
+        let data_dir = (!member.has_data_dir).then_some(&member.data_dir);
+        for path in member.missing.iter().chain(data_dir) {
+            let (uid, gid) = (uid.to_string(), gid.to_string());
+            let path = path.display().to_string();
+            commands.push(on(&["install", "-d", "-m", "0700", "-o", &uid, "-g", &gid, &path]));
+        }
+        let mut restore: Vec<&str> = program.to_vec();
+        restore.extend(["snapshot", "restore", &there, "--name", &member.name]);
+        restore.extend(["--initial-cluster", &cluster.initial_cluster]);
+        restore.extend(["--initial-cluster-token", &cluster.token]);
+        restore.extend(["--initial-advertise-peer-urls", &urls, "--data-dir", &built]);
+        if let Some(wal) = &wal {
+            restore.extend(["--wal-dir", wal]);
+        }
+        if bumps && cluster.bump_revision > 0 {
+            restore.extend(["--bump-revision", &bump, "--mark-compacted"]);
+        }
+        let mut restore = on(&restore);
+        if !bumps {
+            restore = restore.note(
+                "this etcd cannot raise the revision as etcdvault does: start every API server, \
+                 controller and kubelet anew afterwards",
+            );
+        }
+        commands.push(restore);
+        let mut chown = vec!["chown", "-R", &owner, &built];
+        chown.extend(wal.as_deref());
+        commands.push(on(&chown));
+        commands.push(on(&["mv", "-nT", &format!("{built}/member"), &new]));
+        commands.push(on(&["rmdir", &built]));
+        commands.push(on(&["rm", &there]));
     }
-    let new = at(&format!("member.new-{BY_HAND}"));
-    commands.push(Command::new(node, ["mv", "-nT", &new, &at("member")]));
+    commands.push(here(&["rm", &file]));
     commands
+}
+
+/// The swap of one member's data with stock commands: the log first, where it lies
+/// elsewhere.
+pub(super) fn shell_swap(member: &NewMember) -> Vec<Command> {
+    let mut commands = Vec::new();
+    let parts = member.wal_dir.iter().map(|wal| (wal.clone(), member.had_wal));
+    for (place, had) in parts.chain([(member.data_dir.join("member"), member.had)]) {
+        let on = |words: &[&str]| Command::new(Some(&member.node), words.iter().copied());
+        let (path, before) = (place.display().to_string(), beside(&place, "before"));
+        if had {
+            commands.push(on(&["test", "!", "-e", &before]));
+            commands.push(on(&["mv", "-nT", &path, &before]));
+        }
+        commands.push(on(&["mv", "-nT", &beside(&place, "new"), &path]));
+    }
+    commands
+}
+
+/// A look at the result with stock commands.
+pub(super) fn shell_check() -> Command {
+    let script = "until etcdvault status; do sleep 2; done";
+    Command::new(None, ["timeout", "240", "sh", "-c", script]).note(
+        "all members, one leader; etcdctl endpoint hashkv with this cluster's endpoints shows \
+         one hash for all",
+    )
 }
