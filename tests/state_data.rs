@@ -3,13 +3,15 @@
 //! there is built by the very restore, and every member is judged by what its database
 //! holds.
 
+#[path = "state_data/copied.rs"]
+mod copied;
 #[path = "common/node_places.rs"]
 mod node_places;
 #[path = "common/plan_matrix.rs"]
 mod plan_matrix;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -55,6 +57,8 @@ struct Reached {
     net: SimNet,
     names: Vec<&'static str>,
     saved: Mutex<BTreeMap<PlanId, String>>,
+    /// Whose HashKV is said to be another.
+    odd: Mutex<Option<&'static str>>,
 }
 
 fn data(name: &str) -> String {
@@ -84,6 +88,18 @@ impl Contents for Reached {
         Ok(futures_util::stream::iter(chunks.collect::<Vec<_>>()).boxed())
     }
 
+    async fn copy(
+        &self,
+        backup: &str,
+        node: &NodeName,
+        from: &Path,
+    ) -> Result<ByteStream, Failure> {
+        assert_eq!(backup, BACKUP);
+        let tar = &copied::COPIES[&(node.to_string(), from.to_owned())];
+        let chunks = tar.chunks(30_000).map(|part| Ok(bytes::Bytes::from_static(part)));
+        Ok(futures_util::stream::iter(chunks.collect::<Vec<_>>()).boxed())
+    }
+
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure> {
         let mut answers = Vec::new();
         for name in &self.names {
@@ -98,7 +114,11 @@ impl Contents for Reached {
                 scan.content.members.iter().map(|it| format!("{}={}", it.name, it.peer_urls[0]));
             let urls = urls.collect::<Vec<_>>().join(",");
             let cluster = Membership::from_initial_cluster(&urls, &format!("etcdvault-{ID}"));
+            // As of a running cluster: 0 asks for what all have.
+            let revision = if revision == 0 { scan.revision } else { revision };
             let hash = scan.hash_kv(revision, scan.content.compact_revision());
+            let odd = *self.odd.lock().unwrap() == Some(*name);
+            let hash = hash.map(|hash| if odd { !hash } else { hash });
             answers.push(MemberAnswer {
                 name: (*name).to_owned(),
                 id: format!("{:x}", member.id),
@@ -176,9 +196,24 @@ fn finish(net: SimNet, names: Vec<&'static str>, plan: Plan<Step>) -> Case<Step,
     let nodes =
         names.iter().map(|name| ((*name).to_owned(), Arc::new(sim(&net, name)) as Arc<dyn Node>));
     let nodes = nodes.collect();
-    let contents = Reached { net: net.clone(), names, saved: Mutex::default() };
-    let world = Arc::new(World { nodes, contents: Some(Arc::new(contents)) });
+    let (saved, odd) = (Mutex::default(), Mutex::default());
+    let contents = Arc::new(Reached { net: net.clone(), names, saved, odd });
+    let world = Arc::new(World { nodes, contents: Some(contents) });
     Case { net, world, plan }
+}
+
+/// The same with a member that says that it holds something else.
+fn with_odd(mut case: Case<Step, World>, odd: &'static str) -> Case<Step, World> {
+    let names = vec!["k1", "k2", "k3"];
+    let contents = Reached {
+        net: case.net.clone(),
+        names,
+        saved: Mutex::default(),
+        odd: Mutex::new(Some(odd)),
+    };
+    let nodes = case.world.nodes.clone();
+    case.world = Arc::new(World { nodes, contents: Some(Arc::new(contents)) });
+    case
 }
 
 const UNIT: &str = "/etc/systemd/system/etcd.service";
@@ -210,6 +245,13 @@ fn log(name: &str) -> String {
 }
 
 fn members(all: bool, apart: bool) -> Case<Step, World> {
+    let (net, names, nodes) = nodes(all, if apart { &["k1", "k2", "k3"] } else { &[] });
+    let plan = plan(&inputs(nodes)).unwrap();
+    finish(net, names, plan)
+}
+
+/// Three nodes; the log of those in `apart` lies outside of the data directory.
+fn nodes(all: bool, apart: &[&str]) -> (SimNet, Vec<&'static str>, Vec<DataNode>) {
     let net = SimNet::new();
     let names = vec!["k1", "k2", "k3"];
     let mut nodes = Vec::new();
@@ -227,7 +269,7 @@ fn members(all: bool, apart: bool) -> Case<Step, World> {
             sim.power_off().power_on();
         }
         let mut node = node(name, number, 7, had, How::BootUnit { unit: "etcd.service".into() });
-        if apart {
+        if apart.contains(name) {
             sim.owned_dir(&format!("/var/log/etcd/{name}"), 7, 0o700);
             node.member.wal_dir = Some(log(name).into());
             node.member.had_wal = had;
@@ -238,8 +280,7 @@ fn members(all: bool, apart: bool) -> Case<Step, World> {
         }
         nodes.push(node);
     }
-    let plan = plan(&inputs(nodes)).unwrap();
-    finish(net, names, plan)
+    (net, names, nodes)
 }
 
 const ETCD: &str = "/etc/kubernetes/manifests/etcd.yaml";
@@ -517,6 +558,21 @@ async fn what_is_printed_can_be_typed_in_this_order() {
         assert_eq!(line.contains("--bump-revision"), bumps, "{version}: {line}");
         assert_eq!(before.contains("cannot raise the revision"), !bumps, "{version}: {before}");
     }
+}
+
+/// A member that holds another store than what was built ends the plan at once, and so
+/// does one that never says what it holds, after a while.
+#[tokio::test(start_paused = true)]
+async fn another_hash_at_the_end_is_found() {
+    let case = with_odd(units(), "k2");
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    let Outcome::Failed(failures) = &report.outcome else { panic!("{:?}", report.outcome) };
+    let details = &failures[0].error.details;
+    assert_eq!(details.len(), 1, "{details:?}");
+    assert!(details[0].starts_with("k2 has HashKV "), "{details:?}");
+    assert!(details[0].ends_with(&format!(", and not {}", report.outputs["hash-kv"])));
+    let report = case.plain().rollback::<Step>(case.plan.id).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
 }
 
 /// Once the API servers start again there is no way back by undoing.

@@ -217,8 +217,14 @@ async fn prepare(
             output.waiting("looking", planning).await?
         }
         Only::Data => {
-            let planning =
-                returning::looked::prepare_data(&backup, &nodes, &connector, &settings, &options);
+            let planning = returning::looked::prepare_data(
+                &repository,
+                &backup,
+                &nodes,
+                &connector,
+                &settings,
+                &options,
+            );
             output.waiting("looking", planning).await?
         }
     };

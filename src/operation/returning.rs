@@ -7,6 +7,8 @@
 //!   member's old data in a living cluster would lose or fork what was agreed on.
 //! - What stood in the place of a file is kept, and rolling back needs no vault.
 
+mod below;
+pub mod copies;
 pub mod data;
 pub mod looked;
 pub mod planner;
