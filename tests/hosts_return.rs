@@ -63,6 +63,7 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
     let ran = field.run(&["state", "return", "latest", "--yes"]).await.expect(0);
     assert!(ran.text().contains("there is nothing to do"), "{ran}");
 
+    another_topology(&cluster, &field).await;
     ruin(hosts).await;
     cluster.etcdctl(1, ["put", "meanwhile", "2"]).await.unwrap();
     let ruined = pictures(hosts, &ROOTS).await;
@@ -142,6 +143,62 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
         same(document, &before, &pictures(hosts, &ROOTS).await);
         cluster.wait_healthy().await.unwrap();
     }
+}
+
+/// A member that its peers reach elsewhere is another topology: named and refused before
+/// anything is changed, and shown as what differs where somebody insists.
+async fn another_topology(cluster: &EtcdHosts, field: &Field) {
+    let listed = cluster.etcdctl(0, ["member", "list"]).await.unwrap();
+    let line = listed.lines().find(|line| line.contains(", n3, ")).unwrap();
+    let parts: Vec<&str> = line.split(", ").collect();
+    let (id, peers) = (parts[0], parts[3]);
+    let update = async |urls: &str| {
+        let urls = format!("--peer-urls={urls}");
+        cluster.etcdctl(0, ["member", "update", id, urls.as_str()]).await.unwrap();
+    };
+    let pictured = pictures(cluster.members(), &ROOTS).await;
+    // It is reached there as before: both lead to the same port.
+    let other = format!("{peers},{}", peers.replace(":2380", ":2381"));
+    update(&other).await;
+    let ran = field.run(&["state", "return", "latest", "--yes"]).await.expect(1);
+    assert!(ran.stderr.contains(&format!("peers of n3 were {peers}, and are {other}")), "{ran}");
+    assert!(ran.stderr.contains("--force-topology"), "{ran}");
+    assert!(field.plans().await.is_empty(), "nothing is begun");
+    same("refused", &pictured, &pictures(cluster.members(), &ROOTS).await);
+    let n3 = &cluster.members()[2];
+    n3.write(STRAY, b"[Service]\n").await.unwrap();
+    let force = ["state", "return", "latest", "--force-topology", "--dry-run"];
+    let ran = field.run(&force).await.expect(0);
+    assert!(ran.text().contains("Differs   peers of n3 were"), "{ran}");
+    assert!(field.plans().await.is_empty(), "nothing is begun");
+    n3.check(["rm", STRAY]).await.unwrap();
+    n3.check(["systemctl", "daemon-reload"]).await.unwrap();
+    update(peers).await;
+    same("as before", &pictured, &pictures(cluster.members(), &ROOTS).await);
+    cluster.wait_healthy().await.unwrap();
+}
+
+/// A file of one node comes back, and is taken back: the short form of what follows, for
+/// every run of the tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_23_one_file_of_a_node_is_returned_and_taken_back() {
+    const SETTINGS: &str = "/etc/etcd/etcd.yaml";
+    let cluster = EtcdHosts::start(Kind::ConfigFile, 1).await.unwrap();
+    let hosts = cluster.members();
+    let field = Field::of(cluster.hosts(), &["n1"]).await;
+    cluster.etcdctl(0, ["put", "kept", "1"]).await.unwrap();
+    field.save().await;
+    let good = pictures(hosts, &["/etc/etcd"]).await;
+    hosts[0].check(["sed", "-i", "1i # changed", SETTINGS]).await.unwrap();
+    let ruined = pictures(hosts, &["/etc/etcd"]).await;
+    let ran = field.run(&["state", "return", "latest", "--yes", "--json"]).await.expect(0);
+    assert_eq!(ran.json()["ending"], "applied", "{ran}");
+    same("returned", &good, &pictures(hosts, &["/etc/etcd"]).await);
+    assert!(is_active(&hosts[0]).await);
+    field.run(&["rollback", ran.json()["plan"].as_str().unwrap()]).await.expect(0);
+    same("taken back", &ruined, &pictures(hosts, &["/etc/etcd"]).await);
+    cluster.wait_healthy().await.unwrap();
+    assert_eq!(cluster.etcdctl(0, ["get", "kept"]).await.unwrap(), "kept\n1\n");
 }
 
 /// A plan as stock commands is typed where it says.
