@@ -4,7 +4,7 @@
 #[path = "common/field.rs"]
 mod field;
 
-use field::{CLUSTER, Field, here, picture, pictures, printed, same, told};
+use field::{CLUSTER, Field, picture, pictures, printed, same, told, typed};
 use harness::hosts::Host;
 use harness::hosts::etcd::{EtcdHosts, Kind};
 
@@ -201,37 +201,13 @@ async fn row_23_one_file_of_a_node_is_returned_and_taken_back() {
     assert_eq!(cluster.etcdctl(0, ["get", "kept"]).await.unwrap(), "kept\n1\n");
 }
 
-/// A plan as stock commands is typed where it says.
-async fn typed(cluster: &EtcdHosts, field: &Field, args: &[&str]) {
-    let text = field.run(args).await.expect(0).text();
-    let mut blocks: Vec<(&str, String)> = Vec::new();
-    for line in text.lines() {
-        match (line.strip_prefix("#    on "), blocks.last_mut()) {
-            (Some(place), _) => blocks.push((place.trim_end_matches(':'), String::new())),
-            (None, Some((_, script))) => script.extend([line, "\n"]),
-            (None, None) => {}
-        }
-    }
-    assert!(blocks.len() > 5, "{text}");
-    for (place, script) in blocks {
-        match cluster.members().iter().find(|host| host.name() == place) {
-            Some(host) => drop(host.check(["bash", "-euc", &script]).await.unwrap()),
-            None if place == "the operator's machine" => {
-                here(field, cluster.hosts(), &script).await;
-            }
-            None => panic!("{place:?} in {text}"),
-        }
-    }
-    let n1 = &cluster.members()[0];
-    let check = n1.run_with(["bash", "-n"], text.as_bytes()).await.unwrap();
-    assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
-}
-
+/// The plan as stock commands is typed where it says.
 async fn by_hand(cluster: &EtcdHosts, field: &Field, good: &[String]) {
     let n3 = &cluster.members()[2];
     n3.write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
     replace(n3, LIMITS, "4294967296", "8589934592").await;
-    typed(cluster, field, &["state", "return", "latest", "--node", "n3", "--as-shell"]).await;
+    typed(field, cluster.hosts(), &["state", "return", "latest", "--node", "n3", "--as-shell"])
+        .await;
     same("by hand", &[good.to_vec()], &[picture(n3, &ROOTS).await]);
     cluster.wait_healthy().await.unwrap();
     // No copy of the state is left behind.
@@ -248,7 +224,7 @@ async fn data_by_hand(cluster: &EtcdHosts, field: &Field) {
     let id = saved["id"].as_str().unwrap();
     cluster.etcdctl(0, ["put", "by-hand", "after"]).await.unwrap();
     cluster.etcdctl(0, ["put", "later", "1"]).await.unwrap();
-    typed(cluster, field, &["state", "return", id, "--only", "data", "--as-shell"]).await;
+    typed(field, cluster.hosts(), &["state", "return", id, "--only", "data", "--as-shell"]).await;
     cluster.wait_healthy().await.unwrap();
     let mut hashes = Vec::new();
     for (place, host) in cluster.members().iter().enumerate() {
