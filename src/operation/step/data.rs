@@ -825,9 +825,10 @@ pub(super) fn shell_swap(member: &NewMember) -> Vec<Command> {
 
 /// A look at the result with stock commands.
 pub(super) fn shell_check() -> Command {
-    let script = "until etcdvault status; do sleep 2; done";
+    let script = "until etcdvault member list >/dev/null 2>&1; do sleep 2; done; \
+                  exec etcdvault member list";
     Command::new(None, ["timeout", "240", "sh", "-c", script]).note(
-        "all members, one leader; etcdctl endpoint hashkv with this cluster's endpoints shows \
-         one hash for all",
+        "all members, one leader, one revision; etcdctl endpoint hashkv with this cluster's \
+         endpoints and certificates shows one hash for all",
     )
 }

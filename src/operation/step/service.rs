@@ -378,7 +378,7 @@ mod tests {
     /// that say what they are told.
     #[test]
     fn waiting_by_hand_ends_when_it_is_so() {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::os::unix::fs::PermissionsExt;
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
         for (program, says) in [("crictl", "containers"), ("ss", "sockets")] {
