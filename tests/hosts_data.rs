@@ -171,4 +171,33 @@ async fn row_23_data_is_returned_to_all_members_and_rolled_back() {
     // Other ids are no other topology: the configuration of then is returned as well.
     assert!(members(&cluster).await.iter().all(|id| !before.contains(id)));
     run(&["state", "return", &id, "--no-save", "--allow-unencrypted", "--dry-run"], 0).await;
+
+    // Stopped everywhere, its directories are what a return stores first: one set, which
+    // returns to the members that it is of, with their ids, and nothing raised.
+    let stopped_with = content(&cluster).await;
+    let ids = members(&cluster).await;
+    for host in cluster.members() {
+        host.check(["systemctl", "stop", "etcd.service"]).await.unwrap();
+    }
+    let args = ["state", "return", &id, "--only", "data", "--yes", "--allow-unencrypted", "--json"];
+    let down = run(&args, 0).await.json();
+    let copies = down["outputs"]["saved"].as_str().unwrap().to_owned();
+    cluster.wait_healthy().await.unwrap();
+    assert_eq!(content(&cluster).await.0, saved);
+    let listed = run(&["state", "list", "--json"], 0).await.json();
+    let states = listed["states"].as_array().unwrap();
+    let stored = states.iter().find(|state| state["id"] == copies.as_str()).unwrap();
+    assert_eq!(stored["data"], "directories", "{listed}");
+    let back = ["state", "return", &copies, "--only", "data", "--no-save"];
+    let alone = run(&[&back[..], &["--node", "n2", "--yes"]].concat(), 2).await;
+    assert!(alone.stderr.contains("n1, n3 would be left out"), "{alone}");
+    let shown = run(&[&back[..], &["--dry-run"]].concat(), 0).await;
+    assert!(shown.text().contains("below what was served"), "{shown}");
+    run(&[&back[..], &["--yes"]].concat(), 0).await;
+    cluster.wait_healthy().await.unwrap();
+    assert_eq!(content(&cluster).await, stopped_with);
+    assert_eq!(members(&cluster).await, ids);
+    let found = hashes(&cluster).await;
+    assert!(found.iter().all(|hash| *hash == found[0]), "{found:?}");
+    put(&cluster, std::iter::once(("/registry/newer".to_owned(), "x".to_owned()))).await;
 }

@@ -4,7 +4,7 @@
 #[path = "common/field.rs"]
 mod field;
 
-use field::{CLUSTER, Field, here, picture, pictures, printed, same, told};
+use field::{CLUSTER, Field, picture, pictures, printed, same, told, typed};
 use harness::hosts::Host;
 use harness::hosts::etcd::{EtcdHosts, Kind};
 
@@ -63,6 +63,7 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
     let ran = field.run(&["state", "return", "latest", "--yes"]).await.expect(0);
     assert!(ran.text().contains("there is nothing to do"), "{ran}");
 
+    another_topology(&cluster, &field).await;
     ruin(hosts).await;
     cluster.etcdctl(1, ["put", "meanwhile", "2"]).await.unwrap();
     let ruined = pictures(hosts, &ROOTS).await;
@@ -133,6 +134,7 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
     assert!(ran.stderr.contains("was rolled back"), "{ran}");
 
     by_hand(&cluster, &field, &good[2]).await;
+    data_by_hand(&cluster, &field).await;
     // What the documents tell a person to type.
     hosts[2].write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
     let before = pictures(hosts, &ROOTS).await;
@@ -143,31 +145,99 @@ async fn row_10_row_23_three_nodes_are_saved_ruined_and_returned() {
     }
 }
 
+/// A member that its peers reach elsewhere is another topology: named and refused before
+/// anything is changed, and shown as what differs where somebody insists.
+async fn another_topology(cluster: &EtcdHosts, field: &Field) {
+    let listed = cluster.etcdctl(0, ["member", "list"]).await.unwrap();
+    let line = listed.lines().find(|line| line.contains(", n3, ")).unwrap();
+    let parts: Vec<&str> = line.split(", ").collect();
+    let (id, peers) = (parts[0], parts[3]);
+    let update = async |urls: &str| {
+        let urls = format!("--peer-urls={urls}");
+        cluster.etcdctl(0, ["member", "update", id, urls.as_str()]).await.unwrap();
+    };
+    let pictured = pictures(cluster.members(), &ROOTS).await;
+    // It is reached there as before: both lead to the same port.
+    let other = format!("{peers},{}", peers.replace(":2380", ":2381"));
+    update(&other).await;
+    let ran = field.run(&["state", "return", "latest", "--yes"]).await.expect(1);
+    assert!(ran.stderr.contains(&format!("peers of n3 were {peers}, and are {other}")), "{ran}");
+    assert!(ran.stderr.contains("--force-topology"), "{ran}");
+    assert!(field.plans().await.is_empty(), "nothing is begun");
+    same("refused", &pictured, &pictures(cluster.members(), &ROOTS).await);
+    let n3 = &cluster.members()[2];
+    n3.write(STRAY, b"[Service]\n").await.unwrap();
+    let force = ["state", "return", "latest", "--force-topology", "--dry-run"];
+    let ran = field.run(&force).await.expect(0);
+    assert!(ran.text().contains("Differs   peers of n3 were"), "{ran}");
+    assert!(field.plans().await.is_empty(), "nothing is begun");
+    n3.check(["rm", STRAY]).await.unwrap();
+    n3.check(["systemctl", "daemon-reload"]).await.unwrap();
+    update(peers).await;
+    same("as before", &pictured, &pictures(cluster.members(), &ROOTS).await);
+    cluster.wait_healthy().await.unwrap();
+}
+
+/// A file of one node comes back, and is taken back: the short form of what follows, for
+/// every run of the tests.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_23_one_file_of_a_node_is_returned_and_taken_back() {
+    const SETTINGS: &str = "/etc/etcd/etcd.yaml";
+    let cluster = EtcdHosts::start(Kind::ConfigFile, 1).await.unwrap();
+    let hosts = cluster.members();
+    let field = Field::of(cluster.hosts(), &["n1"]).await;
+    cluster.etcdctl(0, ["put", "kept", "1"]).await.unwrap();
+    field.save().await;
+    let good = pictures(hosts, &["/etc/etcd"]).await;
+    hosts[0].check(["sed", "-i", "1i # changed", SETTINGS]).await.unwrap();
+    let ruined = pictures(hosts, &["/etc/etcd"]).await;
+    let ran = field.run(&["state", "return", "latest", "--yes", "--json"]).await.expect(0);
+    assert_eq!(ran.json()["ending"], "applied", "{ran}");
+    same("returned", &good, &pictures(hosts, &["/etc/etcd"]).await);
+    assert!(is_active(&hosts[0]).await);
+    field.run(&["rollback", ran.json()["plan"].as_str().unwrap()]).await.expect(0);
+    same("taken back", &ruined, &pictures(hosts, &["/etc/etcd"]).await);
+    cluster.wait_healthy().await.unwrap();
+    assert_eq!(cluster.etcdctl(0, ["get", "kept"]).await.unwrap(), "kept\n1\n");
+}
+
 /// The plan as stock commands is typed where it says.
 async fn by_hand(cluster: &EtcdHosts, field: &Field, good: &[String]) {
     let n3 = &cluster.members()[2];
     n3.write(STRAY, b"[Service]\nEnvironment=ETCD_HEARTBEAT_INTERVAL=150\n").await.unwrap();
     replace(n3, LIMITS, "4294967296", "8589934592").await;
-    let args = ["state", "return", "latest", "--node", "n3", "--as-shell"];
-    let text = field.run(&args).await.expect(0).text();
-    let mut blocks: Vec<(&str, String)> = Vec::new();
-    for line in text.lines() {
-        match (line.strip_prefix("#    on "), blocks.last_mut()) {
-            (Some(place), _) => blocks.push((place.trim_end_matches(':'), String::new())),
-            (None, Some((_, script))) => script.extend([line, "\n"]),
-            (None, None) => {}
-        }
-    }
-    assert!(blocks.len() > 5, "{text}");
-    for (place, script) in blocks {
-        match place {
-            "n3" => drop(n3.check(["bash", "-euc", &script]).await.unwrap()),
-            "the operator's machine" => here(field, cluster.hosts(), &script).await,
-            other => panic!("{other:?} in {text}"),
-        }
-    }
-    let check = n3.run_with(["bash", "-n"], text.as_bytes()).await.unwrap();
-    assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
+    typed(field, cluster.hosts(), &["state", "return", "latest", "--node", "n3", "--as-shell"])
+        .await;
     same("by hand", &[good.to_vec()], &[picture(n3, &ROOTS).await]);
     cluster.wait_healthy().await.unwrap();
+    // No copy of the state is left behind.
+    let left = n3.check(["ls", "/var/lib/etcdvault/aside/by-hand"]).await.unwrap();
+    assert!(!left.contains("state") && !left.contains(".tar"), "{left}");
+}
+
+/// The same for data: every member's directory is built by etcd's own program, all stop, all
+/// start.
+async fn data_by_hand(cluster: &EtcdHosts, field: &Field) {
+    cluster.etcdctl(0, ["put", "by-hand", "before"]).await.unwrap();
+    let kept = cluster.etcdctl(0, ["get", "--prefix", ""]).await.unwrap();
+    let saved = field.run(&["state", "save", "--with-data", "--json"]).await.expect(0).json();
+    let id = saved["id"].as_str().unwrap();
+    cluster.etcdctl(0, ["put", "by-hand", "after"]).await.unwrap();
+    cluster.etcdctl(0, ["put", "later", "1"]).await.unwrap();
+    typed(field, cluster.hosts(), &["state", "return", id, "--only", "data", "--as-shell"]).await;
+    cluster.wait_healthy().await.unwrap();
+    let mut hashes = Vec::new();
+    for (place, host) in cluster.members().iter().enumerate() {
+        assert_eq!(cluster.etcdctl(place, ["get", "--prefix", ""]).await.unwrap(), kept);
+        let said = cluster.etcdctl(place, ["endpoint", "hashkv", "-w", "json"]).await.unwrap();
+        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+        hashes.push(said.pointer("/0/HashKV/hash").unwrap().clone());
+        let enabled = host.check(["systemctl", "is-enabled", "etcd.service"]).await.unwrap();
+        assert_eq!(enabled.trim(), "enabled");
+        // The plain snapshot is gone, the data of before is not.
+        let left = host.check(["ls", "/root", cluster.kind().data_dir()]).await.unwrap();
+        assert!(!left.contains(".db") && !left.contains(".build"), "{left}");
+        assert!(left.contains("member.before-by-hand"), "{left}");
+    }
+    assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
 }

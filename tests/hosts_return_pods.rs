@@ -4,7 +4,7 @@
 #[path = "common/field.rs"]
 mod field;
 
-use field::{Field, picture, same};
+use field::{Field, picture, same, typed};
 use harness::hosts::kubeadm::{Kubeadm, Size};
 
 /// The kubelet writes below `pki` of its own directory whenever it likes.
@@ -37,7 +37,7 @@ async fn row_10_row_23_a_control_plane_is_returned() {
     let ran = field.run(&["state", "return", "latest", "--yes", "--json"]).await.expect(0);
     let done = ran.json();
     assert_eq!(done["ending"], "applied", "{ran}");
-    same("returned", &[good], &[picture(host, &ROOTS).await]);
+    same("returned", std::slice::from_ref(&good), &[picture(host, &ROOTS).await]);
     cluster.wait_ready().await.unwrap();
     let kept = cluster.kubectl(0, ["get", "configmap", "meanwhile", "-o", "name"]).await.unwrap();
     assert_eq!(kept, "configmap/meanwhile\n");
@@ -45,6 +45,14 @@ async fn row_10_row_23_a_control_plane_is_returned() {
     field.run(&["rollback", done["plan"].as_str().unwrap()]).await.expect(0);
     same("taken back", &[ruined], &[picture(host, &ROOTS).await]);
     cluster.wait_ready().await.unwrap();
+
+    // The same by hand: each pod is gone before files change, and there before the next.
+    let text = typed(&field, cluster.hosts(), &["state", "return", "latest", "--as-shell"]).await;
+    assert!(text.contains("crictl ps"), "{text}");
+    same("by hand", &[good], &[picture(host, &ROOTS).await]);
+    cluster.wait_ready().await.unwrap();
+    let kept = cluster.kubectl(0, ["get", "configmap", "meanwhile", "-o", "name"]).await.unwrap();
+    assert_eq!(kept, "configmap/meanwhile\n");
 }
 
 /// row 10: an API server without a certificate that it needs opens its port and ends. It is

@@ -794,7 +794,7 @@ fn a_plan_is_shown_as_rows_and_as_shell() {
     assert_eq!((second.nodes.len(), second.at_once), (2, true));
     assert_eq!(second.undone_by.as_deref(), Some("start it"));
     assert!(rows.last().unwrap().beyond_return);
-    let script = etcdvault::plan::shell::as_shell(&case.plan);
+    let script = etcdvault::plan::shell::as_shell(&case.plan, &|place| place.to_string());
     assert!(script.contains("systemctl stop app.service\n"), "{script}");
     assert!(
         script.contains("printf %s 'a '\\''quoted'\\'' $(text)\n' | tee /etc/app.conf"),

@@ -3,12 +3,15 @@
 //! there is built by the very restore, and every member is judged by what its database
 //! holds.
 
+#[path = "state_data/copied.rs"]
+mod copied;
 #[path = "common/node_places.rs"]
 mod node_places;
 #[path = "common/plan_matrix.rs"]
 mod plan_matrix;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -21,6 +24,7 @@ use etcdvault::operation::returning::data::{DataInputs, DataNode, MARGIN, Runnin
 use etcdvault::operation::step::{Contents, How, MemberAnswer, NewMember, Step, World};
 use etcdvault::operation::{Failure, FailureKind};
 use etcdvault::plan::execute::{Outcome, RunError};
+use etcdvault::plan::shell::as_shell;
 use etcdvault::plan::{Place, Plan, PlanId, table};
 use futures_util::StreamExt as _;
 use plan_matrix::{Case, rollback_killed, troubled, twice_and_stopped};
@@ -53,6 +57,8 @@ struct Reached {
     net: SimNet,
     names: Vec<&'static str>,
     saved: Mutex<BTreeMap<PlanId, String>>,
+    /// Whose HashKV is said to be another.
+    odd: Mutex<Option<&'static str>>,
 }
 
 fn data(name: &str) -> String {
@@ -82,6 +88,18 @@ impl Contents for Reached {
         Ok(futures_util::stream::iter(chunks.collect::<Vec<_>>()).boxed())
     }
 
+    async fn copy(
+        &self,
+        backup: &str,
+        node: &NodeName,
+        from: &Path,
+    ) -> Result<ByteStream, Failure> {
+        assert_eq!(backup, BACKUP);
+        let tar = &copied::COPIES[&(node.to_string(), from.to_owned())];
+        let chunks = tar.chunks(30_000).map(|part| Ok(bytes::Bytes::from_static(part)));
+        Ok(futures_util::stream::iter(chunks.collect::<Vec<_>>()).boxed())
+    }
+
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure> {
         let mut answers = Vec::new();
         for name in &self.names {
@@ -96,7 +114,11 @@ impl Contents for Reached {
                 scan.content.members.iter().map(|it| format!("{}={}", it.name, it.peer_urls[0]));
             let urls = urls.collect::<Vec<_>>().join(",");
             let cluster = Membership::from_initial_cluster(&urls, &format!("etcdvault-{ID}"));
+            // As of a running cluster: 0 asks for what all have.
+            let revision = if revision == 0 { scan.revision } else { revision };
             let hash = scan.hash_kv(revision, scan.content.compact_revision());
+            let odd = *self.odd.lock().unwrap() == Some(*name);
+            let hash = hash.map(|hash| if odd { !hash } else { hash });
             answers.push(MemberAnswer {
                 name: (*name).to_owned(),
                 id: format!("{:x}", member.id),
@@ -174,9 +196,24 @@ fn finish(net: SimNet, names: Vec<&'static str>, plan: Plan<Step>) -> Case<Step,
     let nodes =
         names.iter().map(|name| ((*name).to_owned(), Arc::new(sim(&net, name)) as Arc<dyn Node>));
     let nodes = nodes.collect();
-    let contents = Reached { net: net.clone(), names, saved: Mutex::default() };
-    let world = Arc::new(World { nodes, contents: Some(Arc::new(contents)) });
+    let (saved, odd) = (Mutex::default(), Mutex::default());
+    let contents = Arc::new(Reached { net: net.clone(), names, saved, odd });
+    let world = Arc::new(World { nodes, contents: Some(contents) });
     Case { net, world, plan }
+}
+
+/// The same with a member that says that it holds something else.
+fn with_odd(mut case: Case<Step, World>, odd: &'static str) -> Case<Step, World> {
+    let names = vec!["k1", "k2", "k3"];
+    let contents = Reached {
+        net: case.net.clone(),
+        names,
+        saved: Mutex::default(),
+        odd: Mutex::new(Some(odd)),
+    };
+    let nodes = case.world.nodes.clone();
+    case.world = Arc::new(World { nodes, contents: Some(Arc::new(contents)) });
+    case
 }
 
 const UNIT: &str = "/etc/systemd/system/etcd.service";
@@ -184,15 +221,37 @@ const UNIT: &str = "/etc/systemd/system/etcd.service";
 /// Three members in units that start at boot. The third one's data is gone, and it does
 /// not run.
 fn units() -> Case<Step, World> {
-    members(false)
+    members(false, false)
 }
 
 /// The same with all three up: a boot of one that is down would make it a blank member.
 fn all_up() -> Case<Step, World> {
-    members(true)
+    members(true, false)
 }
 
-fn members(all: bool) -> Case<Step, World> {
+/// The same as the first with logs outside of the data directories.
+fn apart() -> Case<Step, World> {
+    members(false, true)
+}
+
+/// And all three up.
+fn apart_all_up() -> Case<Step, World> {
+    members(true, true)
+}
+
+/// Where the logs of [`apart`] are.
+fn log(name: &str) -> String {
+    format!("/var/log/etcd/{name}/wal")
+}
+
+fn members(all: bool, apart: bool) -> Case<Step, World> {
+    let (net, names, nodes) = nodes(all, if apart { &["k1", "k2", "k3"] } else { &[] });
+    let plan = plan(&inputs(nodes)).unwrap();
+    finish(net, names, plan)
+}
+
+/// Three nodes; the log of those in `apart` lies outside of the data directory.
+fn nodes(all: bool, apart: &[&str]) -> (SimNet, Vec<&'static str>, Vec<DataNode>) {
     let net = SimNet::new();
     let names = vec!["k1", "k2", "k3"];
     let mut nodes = Vec::new();
@@ -209,10 +268,19 @@ fn members(all: bool) -> Case<Step, World> {
         if had {
             sim.power_off().power_on();
         }
-        nodes.push(node(name, number, 7, had, How::BootUnit { unit: "etcd.service".into() }));
+        let mut node = node(name, number, 7, had, How::BootUnit { unit: "etcd.service".into() });
+        if apart.contains(name) {
+            sim.owned_dir(&format!("/var/log/etcd/{name}"), 7, 0o700);
+            node.member.wal_dir = Some(log(name).into());
+            node.member.had_wal = had;
+            if had {
+                sim.owned_dir(&log(name), 7, 0o700);
+                sim.file(&format!("{}/0.wal", log(name)), "wal: old", 7, 0o600);
+            }
+        }
+        nodes.push(node);
     }
-    let plan = plan(&inputs(nodes)).unwrap();
-    finish(net, names, plan)
+    (net, names, nodes)
 }
 
 const ETCD: &str = "/etc/kubernetes/manifests/etcd.yaml";
@@ -374,6 +442,139 @@ async fn a_damaged_snapshot_stops_nothing() {
     assert_eq!(case.snapshot().await, start);
 }
 
+/// A log that lies elsewhere is built, swapped, kept and brought back with its database.
+#[tokio::test(start_paused = true)]
+async fn a_log_outside_of_the_data_directory_goes_with_it() {
+    let case = apart();
+    let start = case.snapshot().await;
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    let at = async |name: &str, path: String| {
+        let entries = sim(&case.net, name).list(path.as_ref()).await;
+        let entries = entries.unwrap_or_default().into_iter();
+        let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+        entries.map(|entry| name(&entry.path)).collect::<Vec<_>>()
+    };
+    for name in ["k1", "k2", "k3"] {
+        let built = at(name, log(name)).await;
+        assert!(built.iter().any(|file| file.ends_with(".wal") && file != "0.wal"), "{built:?}");
+        let inside = at(name, data(name)).await;
+        assert_eq!(inside, ["snap"], "its log is not in the data directory");
+        let kept = at(name, format!("{}.before-{ID}", log(name))).await;
+        assert_eq!(kept, if name == "k3" { vec![] } else { vec!["0.wal"] });
+        let entry = sim(&case.net, name).stat(log(name).as_ref()).await.unwrap().unwrap();
+        assert_eq!((entry.attributes.uid, entry.attributes.mode), (7, 0o700));
+    }
+    let report = case.plain().rollback::<Step>(case.plan.id).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+    assert_eq!(case.snapshot().await, start);
+    assert_eq!(at("k1", log("k1")).await, ["0.wal"]);
+}
+
+fn by_hand(plan: &Plan<Step>) -> Vec<String> {
+    let script = as_shell(plan, &|place| format!("op@{place}.example"));
+    let checked = std::process::Command::new("sh").args(["-n", "-c", &script]).status().unwrap();
+    assert!(checked.success(), "{script}");
+    script.lines().map(str::to_owned).collect()
+}
+
+fn position(lines: &[String], wanted: &str) -> usize {
+    let found = lines.iter().position(|line| line.contains(wanted));
+    found.unwrap_or_else(|| panic!("{wanted:?} in {}", lines.join("\n")))
+}
+
+/// What is printed to be typed: nothing waits for what is typed later, nothing is moved
+/// under what still runs, and no copy in plain text is left behind.
+#[tokio::test(start_paused = true)]
+async fn what_is_printed_can_be_typed_in_this_order() {
+    let lines = by_hand(&all_up().plan);
+    let count = |wanted: &str| lines.iter().filter(|line| line.contains(wanted)).count();
+    assert_eq!(count("etcdvault export"), 1);
+    assert_eq!(count(&format!("scp {BACKUP}.db op@k2.example:/root/{BACKUP}.db")), 1);
+    assert_eq!(
+        (count(&format!("rm /root/{BACKUP}.db")), count(&format!("rm {BACKUP}.db"))),
+        (3, 1)
+    );
+    assert_eq!(count("etcdutl snapshot restore"), 3);
+    assert_eq!(count("--bump-revision"), 3);
+    let last = lines.iter().rposition(|line| line == "systemctl start --no-block etcd.service");
+    assert!(last.unwrap() < position(&lines, "systemctl is-active"), "a member waits for others");
+    assert_eq!(count("systemctl is-active"), 3);
+    assert!(
+        position(&lines, "systemctl disable --now") < position(&lines, "member.before-by-hand")
+    );
+
+    // A log elsewhere is built elsewhere, and moved before the database.
+    let lines = by_hand(&apart().plan);
+    let wal = log("k1");
+    let restore = &lines[position(&lines, "etcdutl snapshot restore")];
+    assert!(restore.contains(&format!("--wal-dir {wal}.new-by-hand")), "{restore}");
+    let moved = [
+        format!("mv -nT {wal} {wal}.before-by-hand"),
+        format!("mv -nT {wal}.new-by-hand {wal}"),
+        "mv -nT /var/lib/etcd/k1/member /var/lib/etcd/k1/member.before-by-hand".to_owned(),
+        "mv -nT /var/lib/etcd/k1/member.new-by-hand /var/lib/etcd/k1/member".to_owned(),
+    ];
+    let places: Vec<usize> = moved.iter().map(|line| position(&lines, line)).collect();
+    assert!(places.is_sorted(), "{places:?}");
+    assert!(lines[position(&lines, "chown -R")].ends_with(&format!(" {wal}.new-by-hand")));
+    // One that is gone has nothing to be kept, and a directory to be made.
+    assert!(!lines.iter().any(|line| line.contains("k3/member.before")));
+    position(&lines, "install -d -m 0700 -o 7 -g 7 /var/lib/etcd/k3");
+
+    // Who goes on after a pod was taken out waits until it is gone.
+    let lines = by_hand(&pods().plan);
+    for (manifest, words) in [(API, "wait kube-apiserver 6443"), (ETCD, "wait etcd 2379")] {
+        let out = position(&lines, &format!("mv -nT {manifest} "));
+        assert!(lines[out + 1].contains("crictl ps -q"), "{}", lines[out + 1]);
+        assert!(lines[out + 1].ends_with(words), "{}", lines[out + 1]);
+        let back = position(&lines, &format!(".etcdvault {manifest}"));
+        assert!(lines[back + 1].contains("crictl ps -q"), "{}", lines[back + 1]);
+    }
+
+    // Programs of etcd's that have no etcdutl, or cannot raise revisions.
+    let restore = |version: &str| {
+        let mut case = pods();
+        for stage in &mut case.plan.stages {
+            for step in &mut stage.steps {
+                if let Step::BuildData { cluster, .. } = step {
+                    cluster.etcd_version = Some(version.to_owned());
+                }
+            }
+        }
+        let lines = by_hand(&case.plan);
+        let at = position(&lines, "snapshot restore");
+        (lines[at - 1].clone(), lines[at].clone())
+    };
+    for (version, program, bumps) in [
+        ("3.4.23", "env 'ETCDCTL_API=3' etcdctl snapshot", false),
+        ("3.4.27", "env 'ETCDCTL_API=3' etcdctl snapshot", true),
+        ("3.5.9", "etcdutl snapshot", false),
+        ("3.5.16", "etcdutl snapshot", true),
+        ("3.6.0", "etcdutl snapshot", true),
+    ] {
+        let (before, line) = restore(version);
+        assert!(line.starts_with(program), "{version}: {line}");
+        assert_eq!(line.contains("--bump-revision"), bumps, "{version}: {line}");
+        assert_eq!(before.contains("cannot raise the revision"), !bumps, "{version}: {before}");
+    }
+}
+
+/// A member that holds another store than what was built ends the plan at once, and so
+/// does one that never says what it holds, after a while.
+#[tokio::test(start_paused = true)]
+async fn another_hash_at_the_end_is_found() {
+    let case = with_odd(units(), "k2");
+    let report = case.plain().execute(&case.plan).await.unwrap();
+    let Outcome::Failed(failures) = &report.outcome else { panic!("{:?}", report.outcome) };
+    let details = &failures[0].error.details;
+    assert_eq!(details.len(), 1, "{details:?}");
+    assert!(details[0].starts_with("k2 has HashKV "), "{details:?}");
+    assert!(details[0].ends_with(&format!(", and not {}", report.outputs["hash-kv"])));
+    let report = case.plain().rollback::<Step>(case.plan.id).await.unwrap();
+    assert!(report.is_complete(), "{:?}", report.outcome);
+}
+
 /// Once the API servers start again there is no way back by undoing.
 #[tokio::test(start_paused = true)]
 async fn api_servers_stop_first_and_end_the_way_back() {
@@ -393,9 +594,21 @@ async fn api_servers_stop_first_and_end_the_way_back() {
 
 #[tokio::test(start_paused = true)]
 async fn units_and_pods_pass_each_step_twice_and_ctrl_c() {
-    for build in [units, pods] {
+    for build in [units, pods, apart] {
         twice_and_stopped(build, 6).await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_apart_killed_failed_and_cut_off_at_each_call() {
+    for trouble in [Trouble::Freeze, Trouble::Fail(NodeErrorKind::Other), Trouble::Cut] {
+        troubled(apart, trouble).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_apart_powered_off_at_each_call() {
+    troubled(apart_all_up, Trouble::PowerOff).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -435,7 +648,7 @@ async fn pods_powered_off_at_each_call() {
 
 #[tokio::test(start_paused = true)]
 async fn a_rollback_killed_at_each_call() {
-    for build in [units, pods] {
+    for build in [units, pods, apart] {
         rollback_killed(build).await;
     }
 }

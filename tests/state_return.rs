@@ -8,16 +8,19 @@
 mod node_places;
 #[path = "common/plan_matrix.rs"]
 mod plan_matrix;
+#[path = "state_return/ways.rs"]
+mod ways;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use etcdvault::event::Events;
+use etcdvault::event::{Event, Events, StepEvent, StepPhase};
 use etcdvault::node::sim::{SimNet, SimNode, Trouble, When};
 use etcdvault::node::{ByteStream, FileKind, Node, NodeErrorKind, NodeName};
 use etcdvault::operation::Failure;
-use etcdvault::operation::returning::planner::{self, Inputs, NodeInput};
+use etcdvault::operation::returning;
+use etcdvault::operation::returning::planner::{self, Inputs, NodeInput, Voters};
 use etcdvault::operation::state::describe::{Description, Program, Runs, UnitSeen};
 use etcdvault::operation::state::index::{Archive, File, Kind, NodeIndex};
 use etcdvault::operation::step::{Contents, MemberAnswer, Step, World};
@@ -163,10 +166,10 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
             if is.0.units.contains_key("kubelet.service") {
                 node.link(wants, "../kubelet.service");
             }
-        } else {
-            node.dir("/etc/systemd/system/multi-user.target.wants");
         }
-        if !pods && is.0.units.contains_key("etcd.service") {
+        node.dir("/etc/systemd/system/multi-user.target.wants");
+        let in_unit = |etcd: &Program| matches!(etcd.runs, Runs::Unit { .. });
+        if is.0.etcd.as_ref().is_some_and(in_unit) {
             node.link(
                 "/etc/systemd/system/multi-user.target.wants/etcd.service",
                 "/etc/systemd/system/etcd.service",
@@ -179,6 +182,7 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
             now: index(name, is.0, &is.1, NOW),
             used: BTreeMap::new(),
             unready: BTreeSet::new(),
+            other_data: None,
         });
         nodes.insert(name.to_owned(), Arc::new(node) as Arc<dyn Node>);
     }
@@ -191,6 +195,7 @@ fn case(setups: Vec<Setup>, pods: bool) -> Case<Step, World> {
         nodes: inputs,
         keepers: vec![],
         leader: Some(place("k1")),
+        voters: None,
         save: true,
         drift: vec![],
     });
@@ -360,6 +365,30 @@ fn kubelet() -> Case<Step, World> {
     let was = (about(), lines("kind: KubeletConfiguration\n", ""));
     let is = (about(), lines("kind: KubeletConfiguration\nodd: 1\n", "    - --name=odd\n"));
     case(vec![Setup { name: "k1", was, is }], true)
+}
+
+/// A member in a unit that was a static pod, or the other way round; its data stays where
+/// it is.
+fn moved(to_pod: bool) -> Case<Step, World> {
+    let own = "[Service]\nExecStart=/usr/bin/etcd --data-dir /var/lib/etcd/data\n";
+    let in_unit = || (unit(true), vec![line("/etc/systemd/system/etcd.service", own, 0, 0o644)]);
+    let in_pod = || {
+        let mut about = plane();
+        about.apiserver = None;
+        about.units.clear();
+        let dir = "    - --data-dir=/var/lib/etcd/data\n";
+        (about, vec![line(ETCD, manifest("etcd", dir), 0, 0o600)])
+    };
+    let (was, is) = if to_pod { (in_pod(), in_unit()) } else { (in_unit(), in_pod()) };
+    case(vec![Setup { name: "k1", was, is }], true)
+}
+
+fn unit_to_pod() -> Case<Step, World> {
+    moved(true)
+}
+
+fn pod_to_unit() -> Case<Step, World> {
+    moved(false)
 }
 
 fn texts(plan: &Plan<Step>) -> Vec<String> {

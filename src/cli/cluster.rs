@@ -156,7 +156,7 @@ pub(crate) async fn run(
     let ready = halt.or(prepare(&args, output, setup)).await?;
     complain(&ready.prepared.checked.findings, output);
     if args.as_shell {
-        output.text(&plan::shell(&ready.prepared.plan));
+        output.text(&plan::shell(&ready.prepared.plan, setup));
         return Ok(Exit::Ok);
     }
     if args.dry_run {

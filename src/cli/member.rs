@@ -405,7 +405,7 @@ pub(crate) async fn change(
     };
     let (args, reached, made): (ChangeArgs, Reached, Plan<Step>) = halt.or(preparing).await?;
     if args.as_shell {
-        output.text(&plan::shell(&made));
+        output.text(&plan::shell(&made, setup));
         return Ok(Exit::Ok);
     }
     if args.dry_run {

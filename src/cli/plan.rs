@@ -48,9 +48,14 @@ pub(crate) fn shown(plan: &Plan<Step>, width: Option<usize>) -> String {
     text
 }
 
-/// The plan as stock commands.
-pub(crate) fn shell(plan: &Plan<Step>) -> String {
-    as_shell(plan)
+/// The plan as stock commands; nodes are reached as the configuration says.
+pub(crate) fn shell(plan: &Plan<Step>, setup: &Setup) -> String {
+    let file = setup.file().ok().flatten();
+    as_shell(plan, &|place| {
+        let node = file.and_then(|file| file.config.nodes.get(place.as_str()));
+        let destination = node.and_then(|node| node.ssh.as_ref().or(node.address.as_ref()));
+        destination.map_or_else(|| place.to_string(), Clone::clone)
+    })
 }
 
 /// Asks for the cluster's name.

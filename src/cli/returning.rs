@@ -35,9 +35,10 @@ use crate::types::ConnectionSettings;
 /// from another machine.
 ///
 /// Data is left alone, or with --only data returned as a whole: every member's directory
-/// is built from the snapshot in the state beside the present one, all members are
-/// stopped, directories are renamed, all are started and compared. Never one member's
-/// alone. What was written after the state is lost to the cluster, and kept on the nodes.
+/// is built from the snapshot in the state beside the present one, or unpacked from the
+/// copies that a state of stopped members holds; all members are stopped, directories are
+/// renamed, all are started and compared. Never one member's alone. What was written after
+/// the state is lost to the cluster, and kept on the nodes.
 ///
 /// latest is the newest state that was saved on purpose: those that plans store before
 /// they change nodes are named by their ids.
@@ -93,7 +94,7 @@ pub(crate) struct StateReturnArgs {
 pub(crate) enum Only {
     /// Files of configuration
     Config,
-    /// The data of all members, built from the snapshot in the state
+    /// The data of all members, from the snapshot or the copies in the state
     Data,
 }
 
@@ -217,8 +218,14 @@ async fn prepare(
             output.waiting("looking", planning).await?
         }
         Only::Data => {
-            let planning =
-                returning::looked::prepare_data(&backup, &nodes, &connector, &settings, &options);
+            let planning = returning::looked::prepare_data(
+                &repository,
+                &backup,
+                &nodes,
+                &connector,
+                &settings,
+                &options,
+            );
             output.waiting("looking", planning).await?
         }
     };
@@ -249,7 +256,7 @@ pub(crate) async fn run(
         return Ok(if by_hand.is_empty() { Exit::Ok } else { Exit::Partial });
     };
     if args.as_shell {
-        output.text(&plan::shell(&made));
+        output.text(&plan::shell(&made, setup));
         return Ok(Exit::Ok);
     }
     if args.dry_run {

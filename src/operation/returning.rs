@@ -7,6 +7,8 @@
 //!   member's old data in a living cluster would lose or fork what was agreed on.
 //! - What stood in the place of a file is kept, and rolling back needs no vault.
 
+mod below;
+pub mod copies;
 pub mod data;
 pub mod looked;
 pub mod planner;
@@ -14,20 +16,22 @@ pub mod reached;
 pub mod vaulted;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use chrono::Utc;
+use chrono::{DateTime, Utc};
+use vault::layout::BackupId;
 use vault::repository::{Backup, Repository};
 
-use self::planner::{Inputs, NodeInput, Planned};
+use self::planner::{Inputs, NodeInput, OtherData, Planned, Voters};
 use crate::etcd::cluster::{Reach, observe as observe_members};
 use crate::etcd::{ConnectionSettings, Connector};
-use crate::node::{Node, NodeName};
+use crate::node::{Node, NodeError, NodeName};
 use crate::observe;
 use crate::operation::failure::{Failure, FailureKind, chain};
 use crate::operation::own_way;
-use crate::operation::state::describe::{ClusterSeen, MemberSeen, StateContent};
+use crate::operation::state::describe::{ClusterSeen, Description, MemberSeen, StateContent};
 use crate::operation::state::index::NodeIndex;
 use crate::operation::state::save::{SaveOptions, captured};
 use crate::operation::state::{find, nodes_of};
@@ -94,6 +98,7 @@ pub async fn prepare(
     for node in nodes {
         let input = look(repository, backup, node.as_ref(), options).await?;
         drift.extend(planner::drift(&input.state, &input.now));
+        drift.extend(planner::data_drift(&input));
         inputs.push(input);
     }
     if !drift.is_empty() && !options.force_topology {
@@ -108,8 +113,15 @@ pub async fn prepare(
             "etcdvault state diff shows all of it; --force-topology sets the files nevertheless",
         ));
     }
+    let old: Vec<String> = inputs.iter().flat_map(planner::left_behind).collect();
+    if !old.is_empty() {
+        return Err(left_behind(manifest.id, old));
+    }
     let leader = leader(&view, &inputs);
     let keepers = options.places()?;
+    let voters = view.rows.iter().filter(|row| row.listed.is_some() && !row.is_learner());
+    let (of, up) =
+        voters.fold((0, 0), |(of, up), row| (of + 1, up + usize::from(row.answer.is_ok())));
     Ok(planner::plan(&Inputs {
         id: PlanId::generate(),
         made: Utc::now(),
@@ -119,9 +131,24 @@ pub async fn prepare(
         nodes: inputs,
         keepers,
         leader,
+        voters: (of > 0).then_some(Voters { of, up }),
         save: options.save,
         drift,
     }))
+}
+
+/// Another way of running would meet what it left behind.
+fn left_behind(id: BackupId, old: Vec<String>) -> Failure {
+    let what = format!("{WHAT}: etcd would start on data that it left behind");
+    let mut failure = Failure::new(FailureKind::Error, what);
+    for line in old {
+        failure = failure.detail(line);
+    }
+    failure.state("the nodes are as they were").hint(format!(
+        "set it aside on its node (mv DIRECTORY/member DIRECTORY/member.old, and the log where it \
+         lies elsewhere), give the same command again, and return the data next: etcdvault state \
+         return {id} --only data"
+    ))
 }
 
 /// What the plan looks at when all is done, a line each: what it verified where every
@@ -211,13 +238,66 @@ async fn look(
             unready.insert(service);
         }
     }
-    Ok(NodeInput { node: place, state, now, used, unready })
+    let other_data = other_data(node, &state.description, &now.description).await;
+    let other_data = other_data.map_err(|error| failed(error.to_string()))?;
+    Ok(NodeInput { node: place, state, now, used, unready, other_data })
+}
+
+/// Other data than it has now, on which etcd would start as it was set up `then`. Nothing
+/// where it has none now: then what was its data is its data still.
+pub async fn other_data(
+    node: &dyn Node,
+    then: &Description,
+    now: &Description,
+) -> Result<Option<OtherData>, NodeError> {
+    if then.etcd.is_none() || now.etcd.is_none() {
+        return Ok(None);
+    }
+    let (was, is) = (unescaped(&then.data_dirs), unescaped(&now.data_dirs));
+    if was == is {
+        return Ok(None);
+    }
+    if standing(node, &is).await?.is_empty() {
+        return Ok(None);
+    }
+    let others: Vec<PathBuf> = was.iter().filter(|path| !is.contains(path)).cloned().collect();
+    let stands = standing(node, &others).await?;
+    Ok(Some(OtherData { was, is, stands }))
+}
+
+/// Which of `places` hold a member or a log, and when it was last written.
+async fn standing(
+    node: &dyn Node,
+    places: &[PathBuf],
+) -> Result<Vec<(PathBuf, DateTime<Utc>)>, NodeError> {
+    let mut found = Vec::new();
+    for place in places {
+        let member = place.join("member");
+        let mut newest = None;
+        for path in [member.join("snap/db"), member.join("wal"), member] {
+            newest = newest.max(node.stat(&path).await?.map(|entry| entry.modified));
+        }
+        if newest.is_none() && node.stat(place).await?.is_some() {
+            // A log alone.
+            let entries = node.list(place).await?.into_iter();
+            let logs = entries.filter(|it| it.path.extension() == Some(OsStr::new("wal")));
+            newest = logs.map(|entry| entry.modified).max();
+        }
+        let Some(newest) = newest else { continue };
+        let seconds = i64::try_from(newest.div_euclid(1_000_000_000)).unwrap_or_default();
+        found.push((place.clone(), DateTime::from_timestamp(seconds, 0).unwrap_or_default()));
+    }
+    Ok(found)
+}
+
+fn unescaped(paths: &[String]) -> Vec<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let paths = paths.iter().filter_map(|path| vault::archive::unescape(path));
+    paths.map(|bytes| std::ffi::OsString::from_vec(bytes).into()).collect()
 }
 
 fn roots(index: &NodeIndex) -> Vec<PathBuf> {
-    use std::os::unix::ffi::OsStringExt as _;
-    let paths = index.state.roots.iter().filter_map(|path| vault::archive::unescape(path));
-    paths.map(|bytes| std::ffi::OsString::from_vec(bytes).into()).collect()
+    unescaped(&index.state.roots)
 }
 
 /// Where the members are not those of the state. Nothing where none answers: then it

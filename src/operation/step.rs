@@ -26,7 +26,7 @@ mod service;
 pub(super) use health::is_ready;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -36,7 +36,7 @@ pub use configure::{Edit, NewSetting, Said};
 pub use membership::{MemberChange, MemberNow, Membership, Refused, Says};
 
 use super::content::StoredHash;
-use super::failure::Failure;
+use super::failure::{Failure, FailureKind};
 use crate::node::{ByteStream, Node, NodeName};
 use crate::plan::shell::Command;
 use crate::plan::{self, Description, Place, PlanId, Reversal};
@@ -65,6 +65,16 @@ pub trait Contents: std::fmt::Debug + Send + Sync {
     async fn saved(&self, plan: PlanId) -> Result<Option<String>, Failure>;
     /// The plain snapshot in a backup, as `node` takes it.
     async fn snapshot(&self, backup: &str, node: &NodeName) -> Result<ByteStream, Failure>;
+    /// The copy of `node`'s data in a backup, as a tar stream of what lies below `from`.
+    async fn copy(
+        &self,
+        backup: &str,
+        node: &NodeName,
+        from: &Path,
+    ) -> Result<ByteStream, Failure> {
+        let what = format!("{} of {node} was not read from {backup}", from.display());
+        Err(Failure::new(FailureKind::Error, what).detail("there is no copy of data"))
+    }
     /// What each member of the cluster answers now, its HashKV at `revision` or, where
     /// something was written since, at a later one.
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure>;
@@ -285,6 +295,19 @@ pub struct NewMember {
     pub had_wal: bool,
 }
 
+/// A member's directory as a backup has a copy of it, made while all members were stopped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CopiedMember {
+    /// The member on its node; it has no other id than that in the copy.
+    pub member: NewMember,
+    /// Its directory `member` in the copy.
+    pub from: PathBuf,
+    /// Its log's directory in the copy, where that lies elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wal_from: Option<PathBuf>,
+}
+
 /// A node on which nothing of an old cluster may run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -409,6 +432,13 @@ pub enum Step {
         /// All its members.
         members: Vec<NewMember>,
     },
+    /// Unpacks the copy of every member's directory beside the present one.
+    UnpackData {
+        /// The backup with the copies.
+        backup: String,
+        /// All members.
+        members: Vec<CopiedMember>,
+    },
     /// Sets every member's data aside and puts what was built in its place.
     SwapData {
         /// All members.
@@ -423,6 +453,12 @@ pub enum Step {
         members: Vec<NewMember>,
         /// The revision that they start with.
         revision: i64,
+    },
+    /// Asks every member whether all are of one cluster and hold the same, and whether the
+    /// cluster takes writes.
+    CheckCopies {
+        /// All its members.
+        members: Vec<NewMember>,
     },
     /// Stops a service, in this order.
     Stop {
@@ -552,6 +588,12 @@ impl plan::Step for Step {
                 places(members),
                 undoable("take it away"),
             ),
+            Self::UnpackData { backup, members } => (
+                format!("unpack the copies of the data directories in {backup} beside the present"),
+                "nothing that runs is touched meanwhile".to_owned(),
+                members.iter().map(|copied| copied.member.node.clone()).collect(),
+                undoable("take them away"),
+            ),
             Self::SwapData { members } => (
                 "set the present data aside, put what was built in its place".to_owned(),
                 "all members begin with the same data".to_owned(),
@@ -560,6 +602,12 @@ impl plan::Step for Step {
             ),
             Self::CheckData { members, revision, .. } => (
                 format!("compare members, HashKV and revision {revision} on all; write something"),
+                "the result is looked at, not assumed".to_owned(),
+                places(members),
+                Reversal::Nothing,
+            ),
+            Self::CheckCopies { members } => (
+                "compare members, revision and HashKV on all; write something".to_owned(),
                 "the result is looked at, not assumed".to_owned(),
                 places(members),
                 Reversal::Nothing,
@@ -650,8 +698,7 @@ impl plan::Step for Step {
         let mut commands = Vec::new();
         match self {
             Self::BuildData { backup, cluster, members } => {
-                let builds = members.iter().map(|it| data::shell_build(it, cluster, backup));
-                commands.extend(builds.flatten());
+                commands.extend(data::shell_build(members, cluster, backup));
             }
             Self::SwapData { members } => {
                 commands.extend(members.iter().flat_map(data::shell_swap));
@@ -659,10 +706,11 @@ impl plan::Step for Step {
             Self::CheckLeft { members } => {
                 commands.extend(members.iter().map(remains::shell));
             }
-            Self::CheckData { .. } => {
-                commands.push(Command::new(None, ["etcdvault", "status"]));
-                let hash = ["etcdctl", "endpoint", "hashkv", "--cluster", "-w", "table"];
-                commands.push(Command::new(None, hash));
+            Self::UnpackData { backup, members } => {
+                commands.extend(members.iter().flat_map(|it| data::shell_unpack(it, backup)));
+            }
+            Self::CheckData { .. } | Self::CheckCopies { .. } => {
+                commands.push(data::shell_check());
             }
             Self::SaveState { nodes, data } => {
                 let words = ["etcdvault", "state", "save"].map(str::to_owned).into_iter();
@@ -670,12 +718,15 @@ impl plan::Step for Step {
                 let named = nodes.iter().flat_map(|node| ["--node".to_owned(), node.to_string()]);
                 commands.push(Command::new(None, words.chain(named)));
             }
-            Self::Stop { instances, .. } => {
-                commands.extend(instances.iter().map(|instance| service::shell(instance, true)));
+            Self::Stop { service, instances } => {
+                commands.extend(service::shell_stop(*service, instances));
             }
-            Self::StartNew { instance, .. } => commands.push(service::shell(instance, false)),
-            Self::Start { instances, .. } => {
-                commands.extend(instances.iter().map(|instance| service::shell(instance, false)));
+            Self::StartNew { instance, .. } => {
+                let instances = std::slice::from_ref(instance);
+                commands.extend(service::shell_start(Service::Etcd, instances));
+            }
+            Self::Start { service, instances } => {
+                commands.extend(service::shell_start(*service, instances));
             }
             Self::Fence { nodes, .. } => {
                 for fenced in nodes.iter().filter(|fenced| !fenced.programs.is_empty()) {
@@ -700,6 +751,7 @@ impl plan::Step for Step {
                 for (number, change) in changes.iter().enumerate() {
                     commands.extend(file::shell(node, number, change));
                 }
+                commands.extend(file::shell_after(node, changes));
                 if !reload.is_empty() {
                     commands.push(Command::new(Some(node), ["systemctl", "daemon-reload"]));
                 }
@@ -762,6 +814,7 @@ impl Step {
                 | Self::Fence { .. }
                 | Self::CheckLeft { .. }
                 | Self::CheckData { .. }
+                | Self::CheckCopies { .. }
                 | Self::Membership { what: MemberChange::Check { .. } }
         )
     }
@@ -777,7 +830,9 @@ impl Step {
             self,
             Self::SaveState { .. }
                 | Self::BuildData { .. }
+                | Self::UnpackData { .. }
                 | Self::CheckData { .. }
+                | Self::CheckCopies { .. }
                 | Self::SetFiles { .. }
         )
     }

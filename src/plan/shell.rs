@@ -15,6 +15,8 @@ pub enum Part {
     Text(String),
     /// What an earlier step gave under this name.
     Output(String),
+    /// What reaches this node, for `ssh` and `scp`.
+    Reach(Place),
 }
 
 /// A command for one node's root shell.
@@ -28,19 +30,35 @@ pub struct Command {
     pub input: Option<String>,
     /// The output whose value it prints.
     pub gives: Option<String>,
+    /// What whoever types it should know.
+    pub note: Option<String>,
 }
 
 impl Command {
     /// The command of these words on `node`.
     pub fn new<T: Into<String>>(node: Option<&Place>, words: impl IntoIterator<Item = T>) -> Self {
         let words = words.into_iter().map(|word| vec![Part::Text(word.into())]).collect();
-        Self { node: node.cloned(), words, input: None, gives: None }
+        Self { node: node.cloned(), words, input: None, gives: None, note: None }
     }
 
     /// One more word: text and an output's value behind it.
     #[must_use]
     pub fn with_output(mut self, before: &str, output: &str) -> Self {
         self.words.push(vec![Part::Text(before.to_owned()), Part::Output(output.to_owned())]);
+        self
+    }
+
+    /// The same with a path on `node` as one more word, as `scp` takes it.
+    #[must_use]
+    pub fn to(mut self, node: &Place, path: &str) -> Self {
+        self.words.push(vec![Part::Reach(node.clone()), Part::Text(format!(":{path}"))]);
+        self
+    }
+
+    /// The same with a note.
+    #[must_use]
+    pub fn note(mut self, note: impl Into<String>) -> Self {
+        self.note = Some(note.into());
         self
     }
 
@@ -58,9 +76,14 @@ impl Command {
         self
     }
 
-    /// One line or more of POSIX shell.
+    /// One line or more of POSIX shell; nodes are reached by their names.
     pub fn line(&self) -> String {
-        let words: Vec<String> = self.words.iter().map(|word| render(word)).collect();
+        self.line_to(&by_name)
+    }
+
+    /// The same; `reach` says what reaches a node.
+    fn line_to(&self, reach: &dyn Fn(&Place) -> String) -> String {
+        let words: Vec<String> = self.words.iter().map(|word| render(word, reach)).collect();
         let mut line = words.join(" ");
         if let Some(input) = &self.input {
             line = format!("printf %s {} | {line}", quote(input));
@@ -72,12 +95,17 @@ impl Command {
     }
 }
 
-fn render(word: &[Part]) -> String {
+fn by_name(node: &Place) -> String {
+    node.to_string()
+}
+
+fn render(word: &[Part], reach: &dyn Fn(&Place) -> String) -> String {
     let mut text = String::new();
     for part in word {
         match part {
             Part::Text(part) if part.is_empty() && word.len() > 1 => {}
             Part::Text(part) => text.push_str(&quote(part)),
+            Part::Reach(node) => text.push_str(&quote(&reach(node))),
             Part::Output(name) => {
                 // An unset one ends the script instead of vanishing.
                 let _ = write!(text, "\"${{{}:?}}\"", variable(name));
@@ -142,8 +170,9 @@ fn is_plain(c: char) -> bool {
 }
 
 /// The whole plan as a text to read and to type from: for each step a comment and
-/// its commands, with the node on which to type them.
-pub fn as_shell<S: Step>(plan: &Plan<S>) -> String {
+/// its commands, with the node on which to type them. `reach` says what reaches a node
+/// from the operator's machine.
+pub fn as_shell<S: Step>(plan: &Plan<S>, reach: &dyn Fn(&Place) -> String) -> String {
     let mut text = String::new();
     let mut put = |line: &str| {
         text.push_str(line);
@@ -178,7 +207,10 @@ pub fn as_shell<S: Step>(plan: &Plan<S>) -> String {
                 put(&comment(&format!("   on {node}:")));
                 at = Some(&command.node);
             }
-            put(&command.line());
+            if let Some(note) = &command.note {
+                put(&comment(&format!("   note: {note}")));
+            }
+            put(&command.line_to(reach));
         }
     }
     text
@@ -241,6 +273,15 @@ mod tests {
         assert_eq!(quote("A=b"), "'A=b'");
         assert_eq!(quote("--name=k1"), "--name=k1");
         assert_eq!(quote("if"), "'if'");
+    }
+
+    #[test]
+    fn a_node_is_reached_as_the_operator_reaches_it() {
+        let node = Place::new("k1").unwrap();
+        let copy = Command::new(None, ["scp", "a b"]).to(&node, "/root/a b");
+        assert_eq!(copy.line(), "scp 'a b' k1':/root/a b'");
+        assert_eq!(copy.line_to(&|_| "op@10.0.0.1".into()), "scp 'a b' op@10.0.0.1':/root/a b'");
+        assert_eq!(words(&copy.line().replace("scp", "printf '%s\\0'"))[1], "k1:/root/a b");
     }
 
     #[test]

@@ -301,6 +301,33 @@ pub(crate) async fn here(field: &Field, hosts: &Hosts, script: &str) {
     assert!(output.status.success(), "{script}\n{said}");
 }
 
+/// Types a plan that is printed as stock commands where it says, and returns the text.
+pub(crate) async fn typed(field: &Field, hosts: &Hosts, args: &[&str]) -> String {
+    let text = field.run(args).await.expect(0).text();
+    let mut blocks: Vec<(&str, String)> = Vec::new();
+    for line in text.lines() {
+        match (line.strip_prefix("#    on "), blocks.last_mut()) {
+            (Some(place), _) => blocks.push((place.trim_end_matches(':'), String::new())),
+            (None, Some((_, script))) => script.extend([line, "\n"]),
+            (None, None) => {}
+        }
+    }
+    assert!(blocks.len() > 5, "{text}");
+    for (place, script) in blocks {
+        match hosts.all().iter().find(|host| host.name() == place) {
+            Some(host) => {
+                let words = ["bash", "-euc", script.as_str()];
+                host.check_within(words, 2 * BOUND).await.unwrap();
+            }
+            None if place == "the operator's machine" => here(field, hosts, &script).await,
+            None => panic!("{place:?} in {text}"),
+        }
+    }
+    let check = hosts.host(0).run_with(["bash", "-n"], text.as_bytes()).await.unwrap();
+    assert!(check.status.success() && check.stderr.is_empty(), "{check:?}");
+    text
+}
+
 /// Types the marked commands of a document, line by line, with this vault and these nodes,
 /// and the id of the newest plan where one is named. No plan is left unfinished.
 pub(crate) async fn told(field: &Field, hosts: &Hosts, document: &str) {

@@ -24,7 +24,8 @@ use crate::types::HexId;
 const AT_ONCE: u32 = 8;
 
 /// What reads the API servers and acts on what it remembers.
-const FOLLOWERS: [&str; 3] = ["kube-controller-manager", "kube-scheduler", "kubelet"];
+pub(in crate::operation) const FOLLOWERS: [&str; 3] =
+    ["kube-controller-manager", "kube-scheduler", "kubelet"];
 
 /// The operation, as it is typed.
 pub const OPERATION: &str = "restore cluster";

@@ -119,7 +119,6 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
         etcd_version: inputs.etcd_version.clone(),
     };
     let mut nodes: Vec<Place> = inputs.nodes.iter().map(|node| node.member.node.clone()).collect();
-    let places = nodes.clone();
     nodes.extend(inputs.keepers.iter().cloned());
     let title = format!(
         "Return the data of {} to {} ({}, revision {})",
@@ -132,26 +131,50 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
     let mut plan = Plan::new(inputs.id, name, "state return --only data", title, made, nodes);
     plan = facts(plan, inputs, revision);
 
+    let (backup, built) = (inputs.backup.clone(), members.clone());
+    let build = Step::BuildData { backup, cluster: cluster.clone(), members: built };
+    let check = Step::CheckData { cluster: cluster.id, members: members.clone(), revision };
+    let leader = inputs.leader.as_ref();
+    let work = Work { nodes: &inputs.nodes, leader, save: inputs.save, build, check, members };
+    Ok(stages(plan, work))
+}
+
+/// What all returns of data have in common.
+pub(super) struct Work<'a> {
+    /// All nodes with a member.
+    pub(super) nodes: &'a [DataNode],
+    /// The node with the leader, where it is known.
+    pub(super) leader: Option<&'a Place>,
+    /// Whether the present state is stored first.
+    pub(super) save: bool,
+    /// Makes the directories beside the present ones.
+    pub(super) build: Step,
+    /// Looks at the members at the end.
+    pub(super) check: Step,
+    /// The members.
+    pub(super) members: Vec<NewMember>,
+}
+
+/// The stages of a return of data.
+pub(super) fn stages(mut plan: Plan<Step>, work: Work<'_>) -> Plan<Step> {
+    let Work { nodes, leader, save, build, check, members } = work;
     let instance = |node: &DataNode, running: &Running| Instance {
         node: node.member.node.clone(),
         how: running.how.clone(),
         healthy: running.healthy,
     };
-    let api_servers: Vec<Instance> = inputs
-        .nodes
+    let api_servers: Vec<Instance> = nodes
         .iter()
         .filter_map(|node| Some(instance(node, &node.api_server.as_ref()?.0)))
         .collect();
-    let mut etcds: Vec<Instance> =
-        inputs.nodes.iter().map(|node| instance(node, &node.etcd)).collect();
+    let mut etcds: Vec<Instance> = nodes.iter().map(|node| instance(node, &node.etcd)).collect();
     // False sorts first: the leader is the last to go.
-    etcds.sort_by_key(|instance| Some(&instance.node) == inputs.leader.as_ref());
+    etcds.sort_by_key(|instance| Some(&instance.node) == leader);
     let started: Vec<Instance> =
         etcds.iter().map(|it| Instance { healthy: true, ..it.clone() }).collect();
     // One that does not run is not started on the way back, and not by a boot either.
-    let runs = |place: &Place| {
-        inputs.nodes.iter().any(|node| node.member.node == *place && node.etcd.runs)
-    };
+    let runs =
+        |place: &Place| nodes.iter().any(|node| node.member.node == *place && node.etcd.runs);
     let (etcds, idle): (Vec<Instance>, Vec<Instance>) =
         etcds.into_iter().partition(|instance| runs(&instance.node));
     let idle = idle.into_iter().filter_map(|instance| match instance.how {
@@ -165,11 +188,11 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
             plan.stages.push(Stage { at_once, steps });
         }
     };
-    if inputs.save {
-        stage(1, vec![Step::SaveState { nodes: places, data: true }]);
+    if save {
+        let nodes = nodes.iter().map(|node| node.member.node.clone()).collect();
+        stage(1, vec![Step::SaveState { nodes, data: true }]);
     }
-    let (backup, built) = (inputs.backup.clone(), members.clone());
-    stage(1, vec![Step::BuildData { backup, cluster: cluster.clone(), members: built }]);
+    stage(1, vec![build]);
     stage(AT_ONCE, idle);
     if !api_servers.is_empty() {
         let instances = api_servers.clone();
@@ -178,9 +201,9 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
     if !etcds.is_empty() {
         stage(1, vec![Step::Stop { service: Service::Etcd, instances: etcds }]);
     }
-    stage(1, vec![Step::SwapData { members: members.clone() }]);
+    stage(1, vec![Step::SwapData { members }]);
     stage(1, vec![Step::Start { service: Service::Etcd, instances: started }]);
-    stage(1, vec![Step::CheckData { cluster: cluster.id, members, revision }]);
+    stage(1, vec![check]);
     if !api_servers.is_empty() {
         plan = plan.no_return_from_here(
             "the API servers write to the returned data",
@@ -191,7 +214,7 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
         instances.iter_mut().for_each(|instance| instance.healthy = true);
         plan = plan
             .stage(Stage::in_order(vec![Step::Start { service: Service::ApiServer, instances }]));
-        let checks = inputs.nodes.iter().filter_map(|node| {
+        let checks = nodes.iter().filter_map(|node| {
             let (_, ports) = node.api_server.as_ref()?;
             Some(Step::Check {
                 node: node.member.node.clone(),
@@ -202,7 +225,29 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
         });
         plan = plan.stage(Stage::at_once(AT_ONCE, checks.collect()));
     }
-    Ok(plan)
+    plan
+}
+
+/// What becomes of clients that are no API server of these nodes.
+pub(super) const CLIENTS: &str = "whoever else uses this etcd is not stopped: stop it before, start it again after; rolled \
+     back, revisions begin again where they were";
+
+/// What is kept of the present data, and what is down meanwhile.
+pub(super) fn kept(plan: Plan<Step>, id: PlanId, nodes: &[DataNode]) -> Plan<Step> {
+    let kept = nodes.iter().flat_map(|node| {
+        let paths = node.member.kept(id).into_iter();
+        paths.map(|path| format!("{}:{}", node.member.node, path.display()))
+    });
+    let kept: Vec<String> = kept.collect();
+    let plan = match kept.is_empty() {
+        true => plan.fact("Kept", "nothing: there is no data now"),
+        false => plan.fact("Kept", format!("the present data, as {}", kept.join(", "))),
+    };
+    let down = match nodes.iter().any(|node| node.api_server.is_some()) {
+        true => "kube-apiserver and etcd, from their stop to their start",
+        false => "etcd, from its stop to its start",
+    };
+    plan.fact("Down", down)
 }
 
 fn facts(mut plan: Plan<Step>, inputs: &DataInputs, revision: i64) -> Plan<Step> {
@@ -214,41 +259,13 @@ fn facts(mut plan: Plan<Step>, inputs: &DataInputs, revision: i64) -> Plan<Step>
         Some(_) => format!("nothing: no revision was served after {at}"),
         None => format!("everything written after {at}"),
     };
-    let kept: Vec<String> = inputs
-        .nodes
-        .iter()
-        .flat_map(|node| {
-            let place = node.member.node.clone();
-            let paths = node.member.kept(inputs.id);
-            paths.into_iter().map(move |path| format!("{place}:{}", path.display()))
-        })
-        .collect();
-    let api = inputs.nodes.iter().any(|node| node.api_server.is_some());
-    plan = plan.fact("Lost", lost);
-    plan = match kept.is_empty() {
-        true => plan.fact("Kept", "nothing: there is no data now"),
-        false => plan.fact("Kept", format!("the present data, as {}", kept.join(", "))),
-    };
-    plan = plan
-        .fact(
-            "Down",
-            match api {
-                true => "kube-apiserver and etcd, from their stop to their start",
-                false => "etcd, from its stop to its start",
-            },
-        )
-        .fact(
-            "Revision",
-            format!(
-                "{revision}, above all that was served: who watches sees that it has to read anew"
-            ),
-        );
-    if !api {
-        plan = plan.fact(
-            "Clients",
-            "whoever else uses this etcd is not stopped: stop it before, start it again after; \
-             rolled back, revisions begin again where they were",
-        );
+    plan = kept(plan.fact("Lost", lost), inputs.id, &inputs.nodes);
+    plan = plan.fact(
+        "Revision",
+        format!("{revision}, above all that was served: who watches sees that it has to read anew"),
+    );
+    if inputs.nodes.iter().all(|node| node.api_server.is_none()) {
+        plan = plan.fact("Clients", CLIENTS);
     }
     for (name, text) in &inputs.facts {
         plan = plan.fact(name, text);

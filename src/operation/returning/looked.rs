@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use chrono::Utc;
-use vault::repository::Backup;
+use vault::repository::{Backup, Repository};
 
 use super::data::{DataInputs, DataNode, Running, plan};
 use super::planner::Planned;
-use super::{ReturnOptions, wanted};
+use super::{ReturnOptions, copies, wanted};
 use crate::dialect;
 use crate::etcd::cluster::{ClusterView, Reach, observe as observe_members};
 use crate::etcd::{ConnectionSettings, Connector};
@@ -23,17 +23,18 @@ use crate::operation::step::{How, NewMember, Service, is_ready};
 use crate::plan::{Place, PlanId};
 use crate::types::Version;
 
-const WHAT: &str = "no data was returned";
+pub(super) const WHAT: &str = "no data was returned";
 
 /// Beside the database there is the log, which etcd allocates ahead.
 const LOG: u64 = 192 << 20;
 
-fn refused(why: impl Into<String>) -> Failure {
+pub(super) fn refused(why: impl Into<String>) -> Failure {
     Failure::new(FailureKind::Error, WHAT).detail(why.into()).state("everything is as it was")
 }
 
 /// Looks at all nodes of a state and plans the return of their data.
 pub async fn prepare_data(
+    repository: &Repository,
     backup: &Backup,
     nodes: &[Arc<dyn Node>],
     connector: &Connector,
@@ -41,6 +42,10 @@ pub async fn prepare_data(
     options: &ReturnOptions,
 ) -> Result<Planned, Failure> {
     let manifest = &backup.manifest;
+    if DataHeld::of(manifest) == DataHeld::Directories {
+        let preparing = copies::prepare(repository, backup, nodes, connector, connection, options);
+        return preparing.await;
+    }
     let object = manifest.object(SNAPSHOT_ROLE).ok_or_else(|| no_snapshot(backup))?;
     let content = SnapshotContent::of(manifest).map_err(refused)?;
     let named: Vec<String> = nodes.iter().map(|node| node.name().to_string()).collect();
@@ -106,19 +111,12 @@ pub async fn prepare_data(
 
 fn no_snapshot(backup: &Backup) -> Failure {
     let id = backup.manifest.id;
-    if DataHeld::of(&backup.manifest) == DataHeld::Directories {
-        let why = format!("{id} holds copies of the directories of stopped members, no snapshot");
-        return refused(why).hint(format!(
-            "etcdvault export {id} --object data-NODE -o data.tar gives each, to be unpacked by \
-             hand on its node while no member runs"
-        ));
-    }
     refused(format!("{id} holds no snapshot"))
         .hint("etcdvault state list shows which do; etcdvault state save --with-data stores one")
 }
 
 /// One member's data never returns into a cluster whose other members go on.
-fn all_nodes(backup: &Backup, named: &[String]) -> Result<(), Failure> {
+pub(super) fn all_nodes(backup: &Backup, named: &[String]) -> Result<(), Failure> {
     let all = wanted(backup, &[])?;
     let missing: Vec<&str> =
         all.iter().filter(|name| !named.contains(name)).map(String::as_str).collect();
@@ -137,7 +135,7 @@ fn all_nodes(backup: &Backup, named: &[String]) -> Result<(), Failure> {
 }
 
 /// A node with its member; `aside` paths of manifests are set by [`with_aside`].
-async fn look(
+pub(super) async fn look(
     node: &dyn Node,
     seen: &NodeObservation,
     etcd: &EtcdService,
@@ -298,7 +296,7 @@ fn api_server(server: &ApiServer) -> Option<(Running, Vec<u16>)> {
 }
 
 /// Gives manifests the place where they are while they are out.
-fn with_aside(mut nodes: Vec<DataNode>, id: PlanId) -> Vec<DataNode> {
+pub(super) fn with_aside(mut nodes: Vec<DataNode>, id: PlanId) -> Vec<DataNode> {
     for node in &mut nodes {
         let api = node.api_server.iter_mut().map(|(running, _)| running);
         for running in std::iter::once(&mut node.etcd).chain(api) {
@@ -318,7 +316,7 @@ pub(in crate::operation) fn set_aside(running: &mut Running, id: PlanId) {
 
 /// Whether the nodes have all members, each once. Returns where the members of the state
 /// were others.
-fn everyone(
+pub(super) fn everyone(
     nodes: &[DataNode],
     listed: &[MemberSeen],
     was: Option<&ClusterSeen>,
@@ -377,7 +375,7 @@ fn oldest(listed: &[MemberSeen]) -> Option<String> {
     parsed.min_by_key(|(version, _)| *version).map(|(_, text)| text)
 }
 
-fn leader(view: &ClusterView, nodes: &[DataNode]) -> Option<Place> {
+pub(super) fn leader(view: &ClusterView, nodes: &[DataNode]) -> Option<Place> {
     let id = view.rows.iter().find_map(|row| row.status()?.leader)?;
     let mut listed = view.rows.iter().filter_map(|row| row.listed.as_ref());
     let name = &listed.find(|member| member.id == id)?.name;

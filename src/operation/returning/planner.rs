@@ -30,6 +30,28 @@ pub struct NodeInput {
     pub used: BTreeMap<Service, BTreeSet<PathBuf>>,
     /// Services in static pods that run and are not ready.
     pub unready: BTreeSet<Service>,
+    /// Other data than now, on which etcd would start.
+    pub other_data: Option<OtherData>,
+}
+
+/// Data of etcd's in another place than the state's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OtherData {
+    /// Where it was in the state.
+    pub was: Vec<PathBuf>,
+    /// Where it is now.
+    pub is: Vec<PathBuf>,
+    /// What stands where it was, and when it was last written.
+    pub stands: Vec<(PathBuf, DateTime<Utc>)>,
+}
+
+/// How many members of the cluster have a vote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Voters {
+    /// All of them.
+    pub of: usize,
+    /// Those that answer.
+    pub up: usize,
 }
 
 /// What a return is planned from.
@@ -51,6 +73,8 @@ pub struct Inputs {
     pub keepers: Vec<Place>,
     /// The node with the leader of etcd, where it is known.
     pub leader: Option<Place>,
+    /// The cluster's voters, where a member tells.
+    pub voters: Option<Voters>,
     /// Whether the present state is stored first.
     pub save: bool,
     /// What of the topology differs.
@@ -107,6 +131,50 @@ pub fn drift(was: &NodeIndex, is: &NodeIndex) -> Vec<String> {
         found.push(format!("{node}: it is another machine than it was"));
     }
     found
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(", ")
+}
+
+/// That etcd would start on other data than it has now; files alone do not change that.
+pub fn data_drift(input: &NodeInput) -> Option<String> {
+    let data = input.other_data.as_ref()?;
+    let (node, was, is) = (&input.node, listed(&data.was), listed(&data.is));
+    let meets = match data.stands.iter().max_by_key(|(_, written)| *written) {
+        Some((path, written)) => format!(
+            "it would start on what lies in {}, last written {}",
+            path.display(),
+            written.format("%Y-%m-%d %H:%M:%S UTC")
+        ),
+        None if data.was.iter().all(|path| data.is.contains(path)) => {
+            "it would start without the log of now".to_owned()
+        }
+        None => "nothing lies there: it would start without data".to_owned(),
+    };
+    Some(format!("{node}: the data of etcd was in {was}, and is in {is}; {meets}"))
+}
+
+/// Data that no return of files may start etcd on: what another way of running left behind
+/// is as old as that, and a member that comes back with it takes the cluster's past for
+/// its present.
+pub fn left_behind(input: &NodeInput) -> Vec<String> {
+    let kind =
+        |about: &Description| about.etcd.as_ref().map(|etcd| std::mem::discriminant(&etcd.runs));
+    if kind(&input.state.description) == kind(&input.now.description) {
+        return Vec::new();
+    }
+    let stands = input.other_data.iter().flat_map(|data| &data.stands);
+    let lines = stands.map(|(path, written)| {
+        format!(
+            "{}: {} was last written {}",
+            input.node,
+            path.display(),
+            written.format("%Y-%m-%d %H:%M:%S UTC")
+        )
+    });
+    lines.collect()
 }
 
 /// Whether an option of a service holds one of `addresses`.
@@ -461,6 +529,11 @@ pub fn plan(inputs: &Inputs) -> Planned {
         return Planned { plan: None, by_hand };
     }
     let nodes: Vec<Place> = inputs.nodes.iter().map(|input| input.node.clone()).collect();
+    let gone = stops.iter().flat_map(|step| match step {
+        Step::Stop { service: Service::Etcd, instances } => &instances[..],
+        _ => &[],
+    });
+    let gone = gone.filter(|instance| instance.healthy).count();
     let down = match (stops.is_empty(), starts.is_empty()) {
         (true, _) => "nothing".to_owned(),
         _ => {
@@ -471,8 +544,19 @@ pub fn plan(inputs: &Inputs) -> Planned {
                     _ => None,
                 })
                 .collect();
-            format!("{} while files are set", names.join(" and "))
+            format!("{} while files are set{}", names.join(" and "), quorum(inputs.voters, gone))
         }
+    };
+    let other = inputs.nodes.iter().filter_map(|input| Some((input, input.other_data.as_ref()?)));
+    let unread: Vec<String> =
+        other.map(|(input, data)| format!("{}:{}", input.node, listed(&data.is))).collect();
+    let lost = match unread.is_empty() {
+        true => format!("nothing: {count} files differ, what stands there is set aside"),
+        false => format!(
+            "{count} files differ, what stands there is set aside; the data of now stays in {}, \
+             and etcd does not read it any more",
+            unread.join(", ")
+        ),
     };
     if inputs.save {
         stage(1, vec![Step::SaveState { nodes: nodes.clone(), data: false }]);
@@ -497,17 +581,34 @@ pub fn plan(inputs: &Inputs) -> Planned {
     let keepers = nodes.into_iter().chain(inputs.keepers.iter().cloned());
     let mut plan = Plan::new(inputs.id, cluster, "state return", title, made, keepers);
     plan = plan
-        .fact("Lost", format!("nothing: {count} files differ, what stands there is set aside"))
+        .fact("Lost", lost)
         .fact("Kept", format!("in {}/{} on each node", crate::operation::step::ASIDE, inputs.id))
         .fact("Down", down);
     for line in &inputs.drift {
         plan = plan.fact("Differs", line);
+    }
+    if !unread.is_empty() {
+        let text = format!("etcdvault state return {} --only data, for the data", inputs.backup);
+        plan = plan.fact("Next", text);
     }
     for line in &by_hand {
         plan = plan.fact("By hand", line);
     }
     plan.stages = stages;
     Planned { plan: Some(plan), by_hand }
+}
+
+/// What becomes of the cluster while `gone` of its members are stopped.
+fn quorum(voters: Option<Voters>, gone: usize) -> String {
+    match voters {
+        Some(Voters { of, up }) if gone > 0 && up.saturating_sub(gone) <= of / 2 => {
+            let stop = if gone == 1 { "1 stops".to_owned() } else { format!("{gone} stop") };
+            format!(
+                "; {up} of {of} members answer and {stop}: the cluster takes no writes meanwhile"
+            )
+        }
+        _ => String::new(),
+    }
 }
 
 /// Adds the moves of one service on one node, and lets changes of a manifest that is

@@ -1,16 +1,19 @@
 //! What a return of data asks of the vault and of the cluster's members.
 
-use futures_util::StreamExt as _;
-use vault::repository::{ReadOptions, Repository};
+use std::path::Path;
 
+use futures_util::StreamExt as _;
+use vault::repository::{ObjectReader, ReadOptions, Repository};
+
+use super::below::below;
 use crate::etcd::cluster::{Reach, observe};
 use crate::etcd::{ConnectionSettings, Connector};
 use crate::node::{ByteStream, NodeError, NodeErrorKind, NodeName};
 use crate::operation::content::SNAPSHOT_ROLE;
 use crate::operation::failure::{Failure, FailureKind, chain};
-use crate::operation::find;
 use crate::operation::step::MemberAnswer;
 use crate::operation::vaults::storage_failure;
+use crate::operation::{find, state};
 
 /// The plain snapshot in `backup` for `node`. A frame that is not what was stored ends
 /// it with an error; the node checks the whole.
@@ -28,21 +31,43 @@ pub async fn snapshot(
     let options = ReadOptions { hash_plain: false, workers: 1 };
     let reader = repository.open_object(object, &options).await;
     let reader = reader.map_err(|error| storage_failure(&what, error))?;
-    let state = Some((reader, node.clone(), backup.to_owned()));
-    Ok(futures_util::stream::unfold(state, async |state| {
-        let (mut reader, node, backup) = state?;
+    Ok(chunks(reader, node, format!("read the snapshot of {backup}")))
+}
+
+/// What lies below `from` in the copy of `node`'s data in `backup`, as it was stored or with
+/// an error at the end.
+pub async fn copy(
+    repository: &Repository,
+    backup: &str,
+    node: &NodeName,
+    from: &Path,
+) -> Result<ByteStream, Failure> {
+    let found = state::find::find(repository, None, backup).await?;
+    let what = format!("read the copy of the data of {node} in {backup}");
+    let object = state::find::object(&found.manifest, state::Part::Data, node)
+        .ok_or_else(|| Failure::new(FailureKind::Error, &what).detail("the backup holds none"))?;
+    let options = ReadOptions { hash_plain: true, workers: 1 };
+    let reader = repository.open_object(object, &options).await;
+    let reader = reader.map_err(|error| storage_failure(&what, error))?;
+    Ok(below(chunks(reader, node, what), node, from))
+}
+
+/// An object as chunks for `node`; an error is the last of them.
+fn chunks(reader: ObjectReader, node: &NodeName, what: String) -> ByteStream {
+    let state = Some((reader, node.clone(), what));
+    futures_util::stream::unfold(state, async |state| {
+        let (mut reader, node, what) = state?;
         match reader.next().await {
-            Ok(Some(bytes)) => Some((Ok(bytes), Some((reader, node, backup)))),
+            Ok(Some(bytes)) => Some((Ok(bytes), Some((reader, node, what)))),
             Ok(None) => None,
             Err(error) => {
-                let act = format!("read the snapshot of {backup}");
                 let why = chain(&error).join(": ");
-                let error = NodeError::new(&node, NodeErrorKind::Other, act, why);
+                let error = NodeError::new(&node, NodeErrorKind::Other, what, why);
                 Some((Err(error), None))
             }
         }
     })
-    .boxed())
+    .boxed()
 }
 
 /// What each member answers, asked one after the other: a member does not write while it

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -96,6 +97,15 @@ impl Contents for Vaulted {
 
     async fn snapshot(&self, backup: &str, node: &NodeName) -> Result<ByteStream, Failure> {
         reached::snapshot(&self.repository, backup, node).await
+    }
+
+    async fn copy(
+        &self,
+        backup: &str,
+        node: &NodeName,
+        from: &Path,
+    ) -> Result<ByteStream, Failure> {
+        reached::copy(&self.repository, backup, node, from).await
     }
 
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure> {

@@ -12,8 +12,8 @@ use super::membership::{self, Membership};
 use super::restart;
 use super::service::{self, State};
 use super::{
-    Contents, Expected, Fenced, Instance, Left, NewMember, SAVED, Service, Step, World, aside,
-    configure, remains,
+    Contents, CopiedMember, Expected, Fenced, Instance, Left, NewMember, SAVED, Service, Step,
+    World, aside, configure, remains,
 };
 use crate::node::{Node, UnitAction};
 use crate::operation::failure::Failure;
@@ -46,6 +46,14 @@ impl World {
         members: &'a [NewMember],
     ) -> Result<Vec<(&'a dyn Node, &'a NewMember)>, StepError> {
         members.iter().map(|member| Ok((self.node(&member.node)?, member))).collect()
+    }
+
+    fn copied<'a>(
+        &'a self,
+        members: &'a [CopiedMember],
+    ) -> Result<Vec<(&'a dyn Node, &'a NewMember)>, StepError> {
+        let members = members.iter().map(|copied| &copied.member);
+        members.map(|member| Ok((self.node(&member.node)?, member))).collect()
     }
 
     fn cluster(&self) -> Result<(&dyn Membership, &dyn Contents), StepError> {
@@ -150,6 +158,10 @@ fn ids(members: &[NewMember]) -> Vec<String> {
     members.iter().map(|member| member.id.clone()).collect()
 }
 
+fn names(members: &[NewMember]) -> Vec<String> {
+    members.iter().map(|member| member.name.clone()).collect()
+}
+
 fn wanted<'a>(
     cluster: &'a str,
     members: &'a [String],
@@ -188,6 +200,10 @@ impl Act<World> for Step {
             Self::BuildData { members, .. } => {
                 data::probe_built(&world.members(members)?, context).await
             }
+            Self::UnpackData { members, .. } => {
+                let members = world.copied(members)?;
+                data::probe_unpacked(&members, context).await
+            }
             Self::SwapData { members } => {
                 data::probe_swapped(&world.members(members)?, context).await
             }
@@ -195,6 +211,9 @@ impl Act<World> for Step {
                 let ids = ids(members);
                 let wanted = wanted(cluster, &ids, *revision, context)?;
                 Ok(done(data::agreed(world.contents()?, &wanted).await?))
+            }
+            Self::CheckCopies { members } => {
+                Ok(done(data::alike(world.contents()?, &names(members)).await?))
             }
             Self::Fence { nodes, absent } => {
                 Ok(done(fence::standing(&world.fenced(nodes)?, absent).await?.is_empty()))
@@ -280,6 +299,14 @@ impl Act<World> for Step {
                 });
                 first_error(join_all(builds).await)
             }
+            Self::UnpackData { backup, members } => {
+                let contents = world.contents()?;
+                let each = members.iter().map(async |copied| {
+                    let node = world.node(&copied.member.node)?;
+                    data::unpack(node, copied, backup, contents, context).await
+                });
+                first_error(join_all(each).await)
+            }
             Self::SwapData { members } => {
                 for (node, member) in world.members(members)? {
                     data::swap(node, member, context).await?;
@@ -290,6 +317,9 @@ impl Act<World> for Step {
                 let ids = ids(members);
                 let wanted = wanted(cluster, &ids, *revision, context)?;
                 data::agree(world.contents()?, &wanted, context).await
+            }
+            Self::CheckCopies { members } => {
+                data::agree_alike(world.contents()?, &names(members), context).await
             }
             Self::Fence { nodes, absent } => {
                 fence::fence(world.fenced(nodes)?, absent, context).await
@@ -384,7 +414,14 @@ impl Act<World> for Step {
             | Self::CheckLeft { .. }
             | Self::Restart { .. }
             | Self::Check { .. }
-            | Self::CheckData { .. } => Ok(()),
+            | Self::CheckData { .. }
+            | Self::CheckCopies { .. } => Ok(()),
+            Self::UnpackData { members, .. } => {
+                for (node, member) in world.copied(members)? {
+                    data::unbuild(node, member, context).await?;
+                }
+                Ok(())
+            }
             Self::BuildData { members, .. } => {
                 for (node, member) in world.members(members)? {
                     data::unbuild(node, member, context).await?;

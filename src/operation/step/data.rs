@@ -6,6 +6,8 @@
 //!   etcd may have written to it.
 //! - What was built is on record beside the journal before it is used: its HashKV, and
 //!   its digest, by which it is known again.
+//! - A copy of a stopped member's directory is unpacked in the same way, and the members
+//!   are those that they were: what they hold is compared among them.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,15 +18,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::act::not_stored;
 use super::file::{digest, failed};
-use super::{ASIDE, Contents, MemberAnswer, NewCluster, NewMember};
+use super::{ASIDE, Contents, CopiedMember, MemberAnswer, NewCluster, NewMember};
 use crate::node::{
-    Attributes, BuiltMember, MemberSpec, Node, NodeErrorKind, SpecHash, WriteHow, WriteLike,
+    Attributes, BuiltMember, MemberSpec, Node, NodeErrorKind, SpecHash, TreeDigest, WriteHow,
+    WriteLike,
 };
 use crate::operation::failure::Failure;
 use crate::operation::journal::make_dirs;
 use crate::plan::shell::Command;
 use crate::plan::{Context, PlanId, Probe, StepError};
-use crate::types::HexId;
+use crate::types::{HexId, Version};
 
 /// A note of what was built is at most so large.
 const MAX_NOTE: u64 = 64 << 10;
@@ -39,10 +42,23 @@ const KEPT: u32 = 20;
 /// The output with the HashKV that every member has to have.
 pub(super) const HASH_KV: &str = "hash-kv";
 
-/// What is on record of a directory that was built.
+/// What is on record of a directory that was built, or unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Note {
-    built: BuiltMember,
+#[serde(rename_all = "kebab-case")]
+enum Note {
+    /// From a snapshot.
+    Built(BuiltMember),
+    /// From a copy.
+    Unpacked(TreeDigest),
+}
+
+impl Note {
+    fn digest(&self) -> &TreeDigest {
+        match self {
+            Self::Built(built) => &built.digest,
+            Self::Unpacked(digest) => digest,
+        }
+    }
 }
 
 /// Where the parts of a member's data are.
@@ -146,18 +162,18 @@ async fn remove_note(node: &dyn Node, path: &Path) -> Result<(), StepError> {
     }
 }
 
-/// How far the building of one member is: what was built when it is done.
+/// How far the building of one member is: what is on record when it is done.
 enum Built {
     No,
     Partly,
-    Yes(BuiltMember),
+    Yes(Note),
 }
 
 async fn built(node: &dyn Node, member: &NewMember, plan: PlanId) -> Result<Built, StepError> {
     let part = member.member(plan);
     let there = stands(node, &part.new).await?;
     Ok(match (note(node, &member.note(plan)).await?, there) {
-        (Some(note), true) => Built::Yes(note.built),
+        (Some(note), true) => Built::Yes(note),
         (None, false) => Built::No,
         _ => Built::Partly,
     })
@@ -174,9 +190,11 @@ pub(super) async fn probe_built(
         match look? {
             Built::No => none += 1,
             Built::Partly => {}
-            Built::Yes(built) => {
+            Built::Yes(note) => {
                 done += 1;
-                hashes.push(built.hash_kv);
+                if let Note::Built(built) = note {
+                    hashes.push(built.hash_kv);
+                }
             }
         }
     }
@@ -193,6 +211,82 @@ pub(super) async fn probe_built(
     })
 }
 
+/// Whether every copy is unpacked.
+pub(super) async fn probe_unpacked(
+    nodes: &[(&dyn Node, &NewMember)],
+    context: &Context<'_>,
+) -> Result<Probe, StepError> {
+    let looks = nodes.iter().map(|(node, member)| built(*node, member, context.plan));
+    let (mut done, mut none) = (0, 0);
+    for look in join_all(looks).await {
+        match look? {
+            Built::No => none += 1,
+            Built::Partly => {}
+            Built::Yes(_) => done += 1,
+        }
+    }
+    Ok(match (done, none) {
+        (all, _) if all == nodes.len() => Probe::Done([].into()),
+        (_, all) if all == nodes.len() => Probe::NotDone,
+        _ => Probe::Partly(format!("{done} of {} directories are unpacked", nodes.len())),
+    })
+}
+
+/// Unpacks the copy of one member's directory.
+pub(super) async fn unpack(
+    node: &dyn Node,
+    copied: &CopiedMember,
+    backup: &str,
+    contents: &dyn Contents,
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    let (plan, member) = (context.plan, &copied.member);
+    if !is_begun_anew(node, member, plan).await? {
+        return Ok(());
+    }
+    let place = member.member(plan).new;
+    context.progress(format!("unpacking {} on {}", place.display(), node.name()));
+    let from_copy = async |from: &Path, to: &Path| {
+        let tar = contents.copy(backup, node.name(), from).await;
+        let tar = tar.map_err(|failure| not_stored(&failure))?;
+        node.unpack_tree(to, tar).await.map_err(failed)
+    };
+    if let (Some(wal), Some(from)) = (&member.wal_dir, &copied.wal_from) {
+        from_copy(from, &part(wal.clone(), false, plan).new).await?;
+    }
+    let digest = from_copy(&copied.from, &place).await?;
+    write_note(node, &member.note(plan), &Note::Unpacked(digest)).await
+}
+
+async fn write_note(node: &dyn Node, path: &Path, note: &Note) -> Result<(), StepError> {
+    let bytes = serde_json::to_vec(note)
+        .map_err(|error| StepError::new("the record of what was built").because(error))?;
+    let how = WriteHow { like: WriteLike::Attributes(root(0o600)), replaces: None };
+    node.write(path, &bytes, how).await.map_err(failed)
+}
+
+/// Makes room for what is built; false where it is built already.
+async fn is_begun_anew(
+    node: &dyn Node,
+    member: &NewMember,
+    plan: PlanId,
+) -> Result<bool, StepError> {
+    match built(node, member, plan).await? {
+        Built::Yes(_) => return Ok(false),
+        Built::No => {}
+        // Without a record nobody has used it, and with one alone there is nothing.
+        Built::Partly => take_build_away(node, member, plan).await?,
+    }
+    if let Some(wal) = &member.wal_dir {
+        // Killed between the two, only the log's directory stands.
+        remove_tree(node, &part(wal.clone(), false, plan).new).await?;
+    }
+    make_data_dir(node, member).await?;
+    let note = member.note(plan);
+    make_dirs(node, note.parent().unwrap_or(Path::new(ASIDE))).await.map_err(failed)?;
+    Ok(true)
+}
+
 /// Builds one member's directory from the snapshot of `backup`.
 pub(super) async fn build(
     node: &dyn Node,
@@ -203,20 +297,10 @@ pub(super) async fn build(
     context: &Context<'_>,
 ) -> Result<(), StepError> {
     let plan = context.plan;
+    if !is_begun_anew(node, member, plan).await? {
+        return Ok(());
+    }
     let place = member.member(plan).new;
-    let note_at = member.note(plan);
-    match built(node, member, plan).await? {
-        Built::Yes(_) => return Ok(()),
-        Built::No => {}
-        // Without a record nobody has used it, and with one alone there is nothing.
-        Built::Partly => take_build_away(node, member, plan).await?,
-    }
-    if let Some(wal) = &member.wal_dir {
-        // Killed between the two, only the log's directory stands.
-        remove_tree(node, &part(wal.clone(), false, plan).new).await?;
-    }
-    make_data_dir(node, member).await?;
-    make_dirs(node, note_at.parent().unwrap_or(Path::new(ASIDE))).await.map_err(failed)?;
     let spec = spec(member, cluster, plan)?;
     context.progress(format!("building {} on {}", place.display(), node.name()));
     let snapshot =
@@ -226,10 +310,7 @@ pub(super) async fn build(
         let why = format!("{} built a member of another cluster", node.name());
         return Err(StepError::new(why));
     }
-    let bytes = serde_json::to_vec(&Note { built })
-        .map_err(|error| StepError::new("the record of what was built").because(error))?;
-    let how = WriteHow { like: WriteLike::Attributes(root(0o600)), replaces: None };
-    node.write(&note_at, &bytes, how).await.map_err(failed)
+    write_note(node, &member.note(plan), &Note::Built(built)).await
 }
 
 fn root(mode: u32) -> Attributes {
@@ -281,7 +362,7 @@ async fn take_build_away(
         (_, Err(error)) if error.kind == NodeErrorKind::NotFound => true,
         (_, Err(error)) => return Err(failed(error)),
         (None, Ok(_)) => true,
-        (Some(note), Ok(found)) => found == note.built.digest,
+        (Some(note), Ok(found)) => found == *note.digest(),
     };
     for part in member.parts(plan).into_iter().rev() {
         if unused {
@@ -506,11 +587,91 @@ pub(super) async fn agree(
     wanted: &Wanted<'_>,
     context: &Context<'_>,
 ) -> Result<(), StepError> {
+    until(contents, wanted.revision, &mut |answers| wanted.wrong(answers), context).await
+}
+
+/// What is not so where members that were copied hold the same, a line each: all are of
+/// one cluster, and none is behind `floor`.
+fn unlike(names: &[String], answers: &[MemberAnswer], floor: i64) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for name in names {
+        if !answers.iter().any(|answer| answer.name == *name) {
+            wrong.push(format!("member {name} does not answer"));
+        }
+    }
+    let Some(first) = answers.first() else { return wrong };
+    for answer in answers {
+        let name = &answer.name;
+        if !names.contains(name) {
+            wrong.push(format!("{name} ({}) is none of its members", answer.id));
+        }
+        if answer.cluster != first.cluster {
+            let (own, other) = (&answer.cluster, &first.cluster);
+            wrong.push(format!("{name} is of the cluster {own}, {} of {other}", first.name));
+        }
+        if answer.revision < floor {
+            wrong.push(format!("{name} is at revision {}, and not {floor}", answer.revision));
+        }
+        match (answer.hash_kv, first.hash_kv) {
+            (None, _) => wrong.push(format!(
+                "{name} tells no HashKV: {}",
+                answer.why.as_deref().unwrap_or("it does not say why")
+            )),
+            (Some(hash), Some(other)) if hash != other => wrong.push(format!(
+                "{name} has HashKV {hash} at revision {}, and {} has {other}",
+                answer.hashed_at, first.name
+            )),
+            _ => {}
+        }
+    }
+    wrong
+}
+
+/// The highest revision of all.
+fn highest(answers: &[MemberAnswer]) -> i64 {
+    answers.iter().map(|answer| answer.revision).max().unwrap_or(0)
+}
+
+/// Whether all members of `names` hold the same.
+pub(super) async fn alike(contents: &dyn Contents, names: &[String]) -> Result<bool, StepError> {
+    let Ok(answers) = contents.members(0).await else { return Ok(false) };
+    let wrong = unlike(names, &answers, highest(&answers));
+    Ok(wrong.is_empty() && contents.write().await.is_ok())
+}
+
+/// Waits until they do: a member reads what it did not apply from its log, and what it
+/// did not have from the leader.
+pub(super) async fn agree_alike(
+    contents: &dyn Contents,
+    names: &[String],
+    context: &Context<'_>,
+) -> Result<(), StepError> {
+    // Each has to come to where any of them was when all answered, whatever is written
+    // meanwhile.
+    let mut floor = None;
+    let mut judge = |answers: &[MemberAnswer]| {
+        let all = names.iter().all(|name| answers.iter().any(|answer| answer.name == *name));
+        if all && floor.is_none() {
+            floor = Some(highest(answers));
+        }
+        (unlike(names, answers, floor.unwrap_or(0)), false)
+    };
+    until(contents, 0, &mut judge, context).await
+}
+
+/// Waits until `judge` finds nothing wrong with what the members answer; no longer where it
+/// says that waiting does not help.
+async fn until(
+    contents: &dyn Contents,
+    revision: i64,
+    judge: &mut (dyn FnMut(&[MemberAnswer]) -> (Vec<String>, bool) + Send),
+    context: &Context<'_>,
+) -> Result<(), StepError> {
     context.waits("all members to hold the same", AGREE);
     let until = tokio::time::Instant::now() + AGREE;
     loop {
-        let (wrong, forever) = match contents.members(wanted.revision).await {
-            Ok(answers) => wanted.wrong(&answers),
+        let (wrong, forever) = match contents.members(revision).await {
+            Ok(answers) => judge(&answers),
             Err(failure) => (vec![unasked(failure).to_string()], false),
         };
         if wrong.is_empty() {
@@ -530,41 +691,144 @@ pub(super) async fn agree(
 /// What is built and set aside by hand has this in its name.
 const BY_HAND: &str = "by-hand";
 
-/// The building of one member with stock commands.
-pub(super) fn shell_build(member: &NewMember, cluster: &NewCluster, backup: &str) -> Vec<Command> {
-    let (node, file) = (Some(&member.node), format!("{backup}.db"));
-    let there = format!("/root/{file}");
-    let new = member.data_dir.join(format!("member.new-{BY_HAND}")).display().to_string();
-    let built = format!("{new}.build");
-    let (uid, gid) = member.owner;
-    let urls = cluster.initial_cluster.split(',').filter_map(|part| part.split_once('='));
-    let urls: Vec<&str> =
-        urls.filter(|(name, _)| *name == member.name).map(|(_, url)| url).collect();
-    let (urls, bump) = (urls.join(","), cluster.bump_revision.to_string());
-    let mut restore = vec!["etcdutl", "snapshot", "restore", &there, "--name", &member.name];
-    restore.extend(["--initial-cluster", &cluster.initial_cluster]);
-    restore.extend(["--initial-cluster-token", &cluster.token]);
-    restore.extend(["--initial-advertise-peer-urls", &urls]);
-    restore.extend(["--bump-revision", &bump, "--mark-compacted", "--data-dir", &built]);
-    vec![
-        Command::new(None, ["etcdvault", "export", backup, "-o", &file]),
-        Command::new(None, ["scp", &file, &format!("{}:{there}", member.node)]),
-        Command::new(node, restore),
-        Command::new(node, ["chown", "-R", &format!("{uid}:{gid}"), &built]),
-        Command::new(node, ["mv", "-nT", &format!("{built}/member"), &new]),
-    ]
+/// Whether a restore by etcd's own program raises revisions, from this version on of each
+/// line (etcd-io/etcd#16029 and its backports).
+const BUMPS: [(u32, u32, u32); 2] = [(3, 5, 10), (3, 4, 27)];
+
+/// The program of etcd's that restores, and whether it raises revisions.
+fn restorer(version: Option<&str>) -> (&'static [&'static str], bool) {
+    const ETCDUTL: &[&str] = &["etcdutl"];
+    const ETCDCTL: &[&str] = &["env", "ETCDCTL_API=3", "etcdctl"];
+    let version = version.and_then(|text| text.parse::<Version>().ok());
+    let Some(Version { major, minor, patch }) = version else { return (ETCDUTL, true) };
+    let program = if (major, minor) < (3, 5) { ETCDCTL } else { ETCDUTL };
+    let first = BUMPS.iter().find(|(a, b, _)| (major, minor) == (*a, *b));
+    let bumps = first.map_or((major, minor) >= (3, 6), |(_, _, since)| patch >= *since);
+    (program, bumps)
 }
 
-/// The swap of one member's data with stock commands.
-pub(super) fn shell_swap(member: &NewMember) -> Vec<Command> {
-    let node = Some(&member.node);
-    let at = |name: &str| member.data_dir.join(name).display().to_string();
-    let mut commands = Vec::new();
-    if member.had {
-        let before = at(&format!("member.before-{BY_HAND}"));
-        commands.push(Command::new(node, ["mv", "-nT", &at("member"), &before]));
+/// A name beside `path` for what is built or kept by hand.
+fn beside(path: &Path, what: &str) -> String {
+    format!("{}.{what}-{BY_HAND}", path.display())
+}
+
+/// The building of all members with stock commands.
+pub(super) fn shell_build(
+    members: &[NewMember],
+    cluster: &NewCluster,
+    backup: &str,
+) -> Vec<Command> {
+    let file = format!("{backup}.db");
+    let there = format!("/root/{file}");
+    let here = |words: &[&str]| Command::new(None, words.iter().copied());
+    let (program, bumps) = restorer(cluster.etcd_version.as_deref());
+    let bump = cluster.bump_revision.to_string();
+    let mut commands = vec![here(&["etcdvault", "export", backup, "-o", &file])];
+    for member in members {
+        let on = |words: &[&str]| Command::new(Some(&member.node), words.iter().copied());
+        let new = beside(&member.data_dir.join("member"), "new");
+        let built = format!("{new}.build");
+        let wal = member.wal_dir.as_ref().map(|wal| beside(wal, "new"));
+        let (uid, gid) = member.owner;
+        let owner = format!("{uid}:{gid}");
+        let urls = cluster.initial_cluster.split(',').filter_map(|part| part.split_once('='));
+        let urls: Vec<&str> =
+            urls.filter(|(name, _)| *name == member.name).map(|(_, url)| url).collect();
+        let urls = urls.join(",");
+        commands.push(here(&["scp", &file]).to(&member.node, &there));
+        let data_dir = (!member.has_data_dir).then_some(&member.data_dir);
+        for path in member.missing.iter().chain(data_dir) {
+            let (uid, gid) = (uid.to_string(), gid.to_string());
+            let path = path.display().to_string();
+            commands.push(on(&["install", "-d", "-m", "0700", "-o", &uid, "-g", &gid, &path]));
+        }
+        let mut restore: Vec<&str> = program.to_vec();
+        restore.extend(["snapshot", "restore", &there, "--name", &member.name]);
+        restore.extend(["--initial-cluster", &cluster.initial_cluster]);
+        restore.extend(["--initial-cluster-token", &cluster.token]);
+        restore.extend(["--initial-advertise-peer-urls", &urls, "--data-dir", &built]);
+        if let Some(wal) = &wal {
+            restore.extend(["--wal-dir", wal]);
+        }
+        if bumps && cluster.bump_revision > 0 {
+            restore.extend(["--bump-revision", &bump, "--mark-compacted"]);
+        }
+        let mut restore = on(&restore);
+        if !bumps {
+            restore = restore.note(
+                "this etcd cannot raise the revision as etcdvault does: start every API server, \
+                 controller and kubelet anew afterwards",
+            );
+        }
+        commands.push(restore);
+        let mut chown = vec!["chown", "-R", &owner, &built];
+        chown.extend(wal.as_deref());
+        commands.push(on(&chown));
+        commands.push(on(&["mv", "-nT", &format!("{built}/member"), &new]));
+        commands.push(on(&["rmdir", &built]));
+        commands.push(on(&["rm", &there]));
     }
-    let new = at(&format!("member.new-{BY_HAND}"));
-    commands.push(Command::new(node, ["mv", "-nT", &new, &at("member")]));
+    commands.push(here(&["rm", &file]));
     commands
+}
+
+/// The unpacking of one member's copy with stock commands.
+pub(super) fn shell_unpack(copied: &CopiedMember, backup: &str) -> Vec<Command> {
+    let CopiedMember { member, from, wal_from } = copied;
+    let on = |words: &[&str]| Command::new(Some(&member.node), words.iter().copied());
+    let here = |words: &[&str]| Command::new(None, words.iter().copied());
+    let (object, file) = (format!("data-{}", member.node), format!("data-{}.tar", member.node));
+    let there = format!("/root/{file}");
+    let new = beside(&member.data_dir.join("member"), "new");
+    let all = format!("{new}.copy");
+    let inside = |path: &Path| format!("{all}{}", path.display());
+    let mut commands = vec![
+        here(&["etcdvault", "export", backup, "--object", &object, "-o", &file]),
+        here(&["scp", &file]).to(&member.node, &there),
+        here(&["rm", &file]),
+        on(&["mkdir", "-p", "-m", "0700", &all]),
+        on(&[
+            "tar",
+            "--numeric-owner",
+            "--xattrs",
+            "--xattrs-include=*",
+            "-xpf",
+            &there,
+            "-C",
+            &all,
+        ]),
+    ];
+    if let (Some(wal), Some(from)) = (&member.wal_dir, wal_from) {
+        commands.push(on(&["mv", "-nT", &inside(from), &beside(wal, "new")]));
+    }
+    commands.push(on(&["mv", "-nT", &inside(from), &new]));
+    commands.push(on(&["rm", "-r", &all, &there]));
+    commands
+}
+
+/// The swap of one member's data with stock commands: the log first, where it lies
+/// elsewhere.
+pub(super) fn shell_swap(member: &NewMember) -> Vec<Command> {
+    let mut commands = Vec::new();
+    let parts = member.wal_dir.iter().map(|wal| (wal.clone(), member.had_wal));
+    for (place, had) in parts.chain([(member.data_dir.join("member"), member.had)]) {
+        let on = |words: &[&str]| Command::new(Some(&member.node), words.iter().copied());
+        let (path, before) = (place.display().to_string(), beside(&place, "before"));
+        if had {
+            commands.push(on(&["test", "!", "-e", &before]));
+            commands.push(on(&["mv", "-nT", &path, &before]));
+        }
+        commands.push(on(&["mv", "-nT", &beside(&place, "new"), &path]));
+    }
+    commands
+}
+
+/// A look at the result with stock commands.
+pub(super) fn shell_check() -> Command {
+    let script = "until etcdvault member list >/dev/null 2>&1; do sleep 2; done; \
+                  exec etcdvault member list";
+    Command::new(None, ["timeout", "240", "sh", "-c", script]).note(
+        "all members, one leader, one revision; etcdctl endpoint hashkv with this cluster's \
+         endpoints and certificates shows one hash for all",
+    )
 }

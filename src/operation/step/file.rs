@@ -364,24 +364,51 @@ fn by_hand() -> String {
     format!("{ASIDE}/by-hand")
 }
 
+fn brings_files(changes: &[Change]) -> bool {
+    changes.iter().any(|change| matches!(change.after, What::File { .. }))
+}
+
 /// What has to be at hand before [`shell`]: a place for what is replaced, and the files of
 /// the state.
 pub(super) fn shell_before(node: &Place, backup: &str, changes: &[Change]) -> Vec<Command> {
     let on = |words: &[&str]| Command::new(Some(node), words.iter().copied());
     let here = |words: &[&str]| Command::new(None, words.iter().copied());
     let (place, tar) = (by_hand(), format!("node-{node}.tar"));
-    let mut commands = vec![on(&["mkdir", "-p", "-m", "0700", &place])];
-    if changes.iter().any(|change| matches!(change.after, What::File { .. })) {
+    let mut commands = vec![
+        on(&["mkdir", "-p", "-m", "0700", ASIDE]),
+        on(&["mkdir", "-m", "0700", &place])
+            .note(format!("it keeps what is replaced; where {place} is there, move it away")),
+    ];
+    if brings_files(changes) {
         let (object, there) = (format!("node-{node}"), format!("{place}/{tar}"));
         let state = format!("{place}/state");
         commands.extend([
             here(&["etcdvault", "export", backup, "--object", &object, "-o", &tar]),
-            here(&["scp", &tar, &format!("{node}:{place}/")]),
-            on(&["mkdir", "-p", &state]),
-            on(&["tar", "--numeric-owner", "--xattrs", "-xpf", &there, "-C", &state]),
+            here(&["scp", &tar]).to(node, &format!("{place}/")),
+            here(&["rm", &tar]),
+            on(&["mkdir", &state]),
+            on(&[
+                "tar",
+                "--numeric-owner",
+                "--xattrs",
+                "--xattrs-include=*",
+                "-xpf",
+                &there,
+                "-C",
+                &state,
+            ]),
         ]);
     }
     commands
+}
+
+/// Takes the copy of the state away again: private keys are in it.
+pub(super) fn shell_after(node: &Place, changes: &[Change]) -> Vec<Command> {
+    if !brings_files(changes) {
+        return Vec::new();
+    }
+    let (state, tar) = (format!("{}/state", by_hand()), format!("{}/node-{node}.tar", by_hand()));
+    vec![Command::new(Some(node), ["rm", "-r", &state, &tar])]
 }
 
 /// One change with stock commands.

@@ -9,7 +9,7 @@ use super::{How, Instance, Service};
 use crate::node::static_pod::{Bounds, StaticPod, Waiting, put_back, take_out};
 use crate::node::{ContainerQuery, Node, NodeErrorKind, UnitAction};
 use crate::plan::shell::Command;
-use crate::plan::{Context, StepError};
+use crate::plan::{Context, Place, StepError};
 
 /// Until a unit is gone: systemd itself kills it after 90 s.
 const STOP: Duration = Duration::from_secs(120);
@@ -295,26 +295,120 @@ pub(super) async fn reload(node: &dyn Node) -> Result<(), StepError> {
     }
 }
 
-/// With stock commands.
-pub(super) fn shell(instance: &Instance, stop: bool) -> Command {
-    let node = Some(&instance.node);
-    match &instance.how {
-        How::Unit { unit } => {
-            // A member is ready only beside others, which are typed after it.
-            let verb: &[&str] = if stop { &["stop"] } else { &["start", "--no-block"] };
-            let words = ["systemctl"].iter().chain(verb).copied().chain([unit.as_str()]);
-            Command::new(node, words)
+/// Until something is so that is waited for by hand, in seconds.
+const BY_HAND: &str = "240";
+
+/// A pod has a container, and all its ports are open.
+const IS_UP: &str = "name=$1; shift; until [ -n \"$(crictl ps -q --name \"^$name\\$\")\" ] && \
+                     (for port; do ss -Hltn | grep -q \":$port \" || exit 1; done); do sleep 1; done";
+
+/// A pod has none, and none of its ports is open.
+const IS_GONE: &str = "name=$1; shift; until found=$(crictl ps -q --name \"^$name\\$\") && \
+                       [ -z \"$found\" ] && \
+                       (for port; do ! ss -Hltn | grep -q \":$port \" || exit 1; done); do sleep 1; done";
+
+/// systemd says that a unit runs.
+const IS_ACTIVE: &str = "until systemctl is-active -q \"$1\"; do sleep 1; done";
+
+/// Waits, at most so long as is good, until `script` ends.
+fn wait(node: &Place, script: &str, words: impl IntoIterator<Item = String>) -> Command {
+    let first = ["timeout", BY_HAND, "sh", "-c", script, "wait"].map(str::to_owned);
+    Command::new(Some(node), first.into_iter().chain(words))
+}
+
+/// What a pod's waiting is told: its container and its ports.
+fn pod_words(service: Service, ports: &[u16]) -> impl Iterator<Item = String> {
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+    std::iter::once(service.name().to_owned()).chain(ports)
+}
+
+fn move_manifest(node: &Place, from: &Path, to: &Path) -> Command {
+    let text = |path: &Path| path.display().to_string();
+    Command::new(Some(node), ["mv".to_owned(), "-nT".to_owned(), text(from), text(to)])
+}
+
+/// Stops all instances with stock commands: each is gone before the next.
+pub(super) fn shell_stop(service: Service, instances: &[Instance]) -> Vec<Command> {
+    let mut commands = Vec::new();
+    for Instance { node, how, .. } in instances {
+        let system = |words: &[&str]| Command::new(Some(node), words.iter().copied());
+        match how {
+            How::Unit { unit } => commands.push(system(&["systemctl", "stop", unit])),
+            How::BootUnit { unit } => {
+                commands.push(system(&["systemctl", "disable", "--now", unit]));
+            }
+            How::Pod { manifest, aside, ports } => {
+                commands.push(move_manifest(node, manifest, aside));
+                commands.push(wait(node, IS_GONE, pod_words(service, ports)));
+            }
         }
-        How::BootUnit { unit } => {
-            let verb: &[&str] =
-                if stop { &["disable", "--now"] } else { &["enable", "--now", "--no-block"] };
-            let words = ["systemctl"].iter().chain(verb).copied().chain([unit.as_str()]);
-            Command::new(node, words)
+    }
+    commands
+}
+
+/// Starts all instances with stock commands, and then waits for each: a member of etcd is
+/// ready only beside others.
+pub(super) fn shell_start(service: Service, instances: &[Instance]) -> Vec<Command> {
+    let (mut commands, mut waits) = (Vec::new(), Vec::new());
+    for Instance { node, how, .. } in instances {
+        let system = |words: &[&str]| Command::new(Some(node), words.iter().copied());
+        match how {
+            How::Unit { unit } | How::BootUnit { unit } => {
+                if matches!(how, How::BootUnit { .. }) {
+                    commands.push(system(&["systemctl", "enable", unit]));
+                }
+                commands.push(system(&["systemctl", "start", "--no-block", unit]));
+                waits.push(wait(node, IS_ACTIVE, [unit.clone()]));
+            }
+            How::Pod { manifest, aside, ports } => {
+                commands.push(move_manifest(node, aside, manifest));
+                waits.push(wait(node, IS_UP, pod_words(service, ports)));
+            }
         }
-        How::Pod { manifest, aside, .. } => {
-            let (from, to) = if stop { (manifest, aside) } else { (aside, manifest) };
-            let text = |path: &Path| path.display().to_string();
-            Command::new(node, ["mv".to_owned(), "-nT".to_owned(), text(from), text(to)])
+    }
+    commands.append(&mut waits);
+    commands
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is typed waits for what it says: the scripts run with a `crictl` and an `ss`
+    /// that say what they are told.
+    #[test]
+    fn waiting_by_hand_ends_when_it_is_so() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        for (program, says) in [("crictl", "containers"), ("ss", "sockets")] {
+            let script = format!("#!/bin/sh\ncat {}\n", path(says).display());
+            std::fs::write(path(program), script).unwrap();
+            std::fs::set_permissions(path(program), PermissionsExt::from_mode(0o755)).unwrap();
         }
+        let socket = |port: u16| format!("LISTEN 0 4096 127.0.0.1:{port} 0.0.0.0:*\n");
+        let (both, one) = (socket(2379) + &socket(2380), socket(2379) + &socket(12380));
+        let run = |patience: &str, script: &str, containers: &str, sockets: &str| {
+            std::fs::write(path("containers"), containers).unwrap();
+            std::fs::write(path("sockets"), sockets).unwrap();
+            let words = pod_words(Service::Etcd, &[2379, 2380]);
+            let path = format!("{}:/usr/bin:/bin", dir.path().display());
+            let mut shell = std::process::Command::new("timeout");
+            shell.args([patience, "sh", "-c", script, "wait"]).args(words).env("PATH", path);
+            let status = shell.status().unwrap().code();
+            assert!(matches!(status, Some(0 | 124)), "{status:?}");
+            status == Some(0)
+        };
+        // What has to end has all the time that it takes, what must not has a moment.
+        let ends = |script, containers, sockets| run("300", script, containers, sockets);
+        let goes_on = |script, containers, sockets| !run("0.5", script, containers, sockets);
+        assert!(ends(IS_UP, "abc\n", &both));
+        assert!(goes_on(IS_UP, "abc\n", &one));
+        assert!(goes_on(IS_UP, "", &both));
+        assert!(ends(IS_GONE, "", &socket(6443)));
+        assert!(goes_on(IS_GONE, "", &one));
+        assert!(goes_on(IS_GONE, "abc\n", ""));
+        std::fs::write(path("crictl"), "#!/bin/sh\nexit 1\n").unwrap();
+        assert!(goes_on(IS_GONE, "", ""), "without an answer nothing is known to be gone");
     }
 }

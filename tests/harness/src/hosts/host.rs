@@ -93,7 +93,7 @@ impl Host {
     }
 
     /// [`Self::check`] of a command that may take longer.
-    pub(super) async fn check_within<A: AsRef<OsStr>>(
+    pub async fn check_within<A: AsRef<OsStr>>(
         &self,
         args: impl IntoIterator<Item = A>,
         bound: Duration,
