@@ -22,6 +22,28 @@ const BOUND: Duration = Duration::from_secs(120);
 /// The leader is made to write what nobody else has so often, at most.
 const TRIES: usize = 5;
 
+/// Lets only the leader have data, whole and running; its place.
+async fn alone(cluster: &EtcdHosts) -> usize {
+    let place = leader(cluster).await;
+    let others: Vec<usize> = (0..3).filter(|&other| other != place).collect();
+    on(cluster, &others, "stop").await;
+    for other in others {
+        let data = cluster.kind().data_dir();
+        cluster.hosts().host(other).check(["rm", "-r", data]).await.unwrap();
+    }
+    no_leader(cluster, place).await;
+    place
+}
+
+/// Waits until a member finds that it leads nobody: within an election's time.
+async fn no_leader(cluster: &EtcdHosts, place: usize) {
+    let start = Instant::now();
+    while status(cluster, place).await["leader"].as_u64().is_some_and(|leader| leader != 0) {
+        assert!(start.elapsed() < BOUND, "it leads without followers");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 async fn status(cluster: &EtcdHosts, place: usize) -> Value {
     let said = cluster.etcdctl(place, ["endpoint", "status", "-w", "json"]).await.unwrap();
     let said: Value = serde_json::from_str(&said).unwrap();
@@ -100,12 +122,7 @@ async fn cut_off(cluster: &EtcdHosts, field: &Field) -> (usize, BTreeSet<String>
             }
         });
         on(cluster, &others, "stop").await;
-        let start = Instant::now();
-        // It finds within an election's time that it leads nobody.
-        while status(cluster, place).await["leader"].as_u64().is_some_and(|leader| leader != 0) {
-            assert!(start.elapsed() < BOUND, "it leads without followers");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+        no_leader(cluster, place).await;
         writing.abort();
         let looked = look(field).await;
         let last = looked.pointer("/places/0/log/last_index").and_then(Value::as_u64).unwrap();
@@ -184,4 +201,47 @@ async fn row_5_a_lost_quorum_is_recovered_as_the_runbook_says() {
     let mut names: Vec<&str> = said.lines().collect();
     names.sort_unstable();
     assert_eq!(names, ["member", &format!("member.before-{plan}")], "{said}");
+}
+
+/// Taken back, there is no quorum as before; and it is recovered again, now from a member
+/// that does not run, by the program that its unit names.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "long: make test-all runs it"]
+async fn row_5_a_recovery_is_taken_back_and_done_again() {
+    let cluster = EtcdHosts::start(Kind::Unit, 3).await.unwrap();
+    let field = Field::of(cluster.hosts(), &NODES).await;
+    let mut writer = cluster.client().await.unwrap();
+    for number in 0..20 {
+        writer.put(format!("/before/{number:03}"), "1", None).await.unwrap();
+    }
+    let before = keys(&cluster, "/before/").await;
+    let place = alone(&cluster).await;
+    let args = ["recover", "cluster", "--yes", "--json"];
+    let done = field.run(&args).await.expect(0).json();
+    cluster.wait_healthy().await.unwrap();
+    let mut writer = cluster.client().await.unwrap();
+    writer.put("/later", "1", None).await.unwrap();
+
+    let plan = done["plan"].as_str().unwrap();
+    let ran = field.run(&["rollback", plan]).await;
+    assert_eq!(ran.code, Some(0), "{ran}");
+    let data = Kind::Unit.data_dir();
+    let names = async |place: usize| {
+        let said = cluster.hosts().host(place).check(["ls", "-A", data]).await.unwrap();
+        let mut names: Vec<String> = said.lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names(place).await, ["member", &format!("member.returned-{plan}")]);
+    for other in (0..3).filter(|&other| other != place) {
+        assert_eq!(names(other).await, [format!("member.returned-{plan}")]);
+    }
+
+    on(&cluster, &[place], "stop").await;
+    let looked = look(&field).await;
+    assert_eq!(looked.pointer("/places/0/running"), Some(&Value::Bool(false)), "{looked}");
+    field.run(&args).await.expect(0);
+    cluster.wait_healthy().await.unwrap();
+    assert_eq!(keys(&cluster, "/before/").await, before);
+    assert!(keys(&cluster, "/later").await.is_empty());
 }
