@@ -659,12 +659,15 @@ pub(super) async fn agree_alike(
     until(contents, 0, &mut judge, context).await
 }
 
+/// What is wrong with what the members answer, and whether waiting does not help.
+type Judge<'a> = dyn FnMut(&[MemberAnswer]) -> (Vec<String>, bool) + Send + 'a;
+
 /// Waits until `judge` finds nothing wrong with what the members answer; no longer where it
 /// says that waiting does not help.
 async fn until(
     contents: &dyn Contents,
     revision: i64,
-    judge: &mut (dyn FnMut(&[MemberAnswer]) -> (Vec<String>, bool) + Send),
+    judge: &mut Judge<'_>,
     context: &Context<'_>,
 ) -> Result<(), StepError> {
     context.waits("all members to hold the same", AGREE);
