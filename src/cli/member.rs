@@ -11,11 +11,12 @@ use super::human::{count, printable, size};
 use super::journal::{engine, options};
 use super::output::Output;
 use super::plan::{self, Halt};
+use super::returning::majority;
 use super::settings::{connector, reach};
 use super::table::{Align, Table};
 use super::ways::Typed;
 use crate::config::{Choice, Setup};
-use crate::operation::journal::Plan;
+use crate::operation::journal::{Options, Plan};
 use crate::operation::member::list::{self, MemberRow, MembersReport, NodeAt};
 use crate::operation::member::live::Live;
 use crate::operation::member::prepare::{self, AddOptions, Field, UpdateOptions};
@@ -72,6 +73,10 @@ pub(crate) struct ChangeArgs {
     /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
+    /// Go on although no more than half of the cluster's nodes answer: whether somebody
+    /// else is at work on the others is then not known
+    #[arg(long)]
+    without_majority: bool,
     /// The cluster, as etcdvault.toml names it [env: ETCDVAULT_CLUSTER]
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
@@ -280,6 +285,9 @@ struct Reached {
     live: Arc<Live>,
     nodes: Vec<Arc<dyn Node>>,
     lost: Vec<(String, String)>,
+    /// How many nodes the configuration gives the cluster, and how many of them answer.
+    of: usize,
+    there: usize,
 }
 
 impl Reached {
@@ -324,7 +332,8 @@ async fn reached(
     output: &Output,
 ) -> Result<Reached, Failure> {
     let choice = setup.choose(change.cluster.as_deref())?;
-    let mut names = configured(&choice);
+    let configured = configured(&choice);
+    let mut names = configured.clone();
     names.extend(more.filter(|name| !names.iter().any(|it| it == name)).map(str::to_owned));
     let all = match names.is_empty() {
         true => Vec::new(),
@@ -342,7 +351,10 @@ async fn reached(
     }
     let live = Arc::new(live(&choice, &change.connection, Some(&nodes), output).await?);
     let cluster = choice.meant().map_or_else(|| "etcd".to_owned(), ToString::to_string);
-    Ok(Reached { cluster, live, nodes, lost })
+    let is_configured =
+        |node: &&Arc<dyn Node>| configured.iter().any(|name| name == node.name().as_str());
+    let (of, there) = (configured.len(), nodes.iter().filter(is_configured).count());
+    Ok(Reached { cluster, live, nodes, lost, of, there })
 }
 
 pub(crate) async fn change(
@@ -412,13 +424,18 @@ pub(crate) async fn change(
         output.result(&made, || plan::shown(&made, output.width()));
         return Ok(Exit::Ok);
     }
+    // Where no node is configured nobody could keep a lock.
+    if !made.nodes.is_empty() && !args.without_majority {
+        majority(reached.of, reached.there, &reached.cluster, "nothing was changed")?;
+    }
     plan::confirmed(&made, args.yes, &halt, output).await?;
     if made.nodes.is_empty() {
         return without_nodes(&made, reached.live, output, &halt).await;
     }
     let contents: Arc<dyn Contents> = reached.live;
     let owner = plan::owner(setup);
-    let options = options(args.take_over_lock, &[])?;
+    let of = if args.without_majority { 0 } else { reached.of };
+    let options = Options { of, ..options(args.take_over_lock, &[])? };
     let engine = engine(&reached.nodes, Some(contents), options, owner, &halt, output)?;
     let ran = halt.run(output, engine.execute(&made)).await;
     let report = ran.map_err(|error| plan::not_begun(error, typed))?;

@@ -124,23 +124,25 @@ pub(crate) struct Keepers {
 }
 
 impl Keepers {
-    /// Of two operators who reach different nodes at most one has more than half.
     fn check(&self, cluster: &str) -> Result<(), Failure> {
-        if self.of == 0 || self.there * 2 > self.of {
-            return Ok(());
-        }
-        let what = format!(
-            "nothing was returned: {} of the {} nodes of {cluster} answer",
-            self.there, self.of
-        );
-        Err(Failure::new(FailureKind::Error, what)
-            .because("somebody else could be at work on the others, and not be known of")
-            .state("the nodes are as they were")
-            .hint(
-                "make more than half of them reachable; where the others are gone, the same \
-                 command with --without-majority",
-            ))
+        majority(self.of, self.there, cluster, "nothing was returned")
     }
+}
+
+/// Of two operators who reach different nodes at most one has more than half: `of` nodes
+/// are configured, and `there` of them answer.
+pub(super) fn majority(of: usize, there: usize, cluster: &str, what: &str) -> Result<(), Failure> {
+    if of == 0 || there * 2 > of {
+        return Ok(());
+    }
+    let what = format!("{what}: {there} of the {of} nodes of {cluster} answer");
+    Err(Failure::new(FailureKind::Error, what)
+        .because("somebody else could be at work on the others, and not be known of")
+        .state("the nodes are as they were")
+        .hint(
+            "make more than half of them reachable; where the others are gone, the same command \
+             with --without-majority",
+        ))
 }
 
 pub(crate) async fn keepers(
