@@ -141,6 +141,98 @@ async fn row_20_all_data_is_gone_and_comes_back() {
     }
 }
 
+/// Rows 3, 5, 6 and 7: one member is restored, the others join it. One of them does not
+/// start: the cluster serves without it, and it joins when it is mended. 3.4.23 would give
+/// a learner its vote before it ever ran.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_6_members_come_back_one_after_the_other() {
+    let cluster = EtcdHosts::start(Kind::Debian12, 3).await.unwrap();
+    let field = Field::of(cluster.hosts(), &NODES).await;
+    put(&cluster, "things", 300).await;
+    let (saved, saved_at) = content(&cluster).await;
+    field.run(&["backup", "--no-state"]).await.expect(0);
+    put(&cluster, "later", 40).await;
+    let file = Kind::Debian12.settings_file();
+    let data = Kind::Debian12.data_dir();
+    let told = async |place: usize| {
+        let text = cluster.members()[place].read(file).await.unwrap();
+        let text = String::from_utf8(text).unwrap();
+        let line = |name: &str| {
+            let found = text.lines().find_map(|line| line.strip_prefix(name));
+            found.unwrap_or_default().trim_matches('"').to_owned()
+        };
+        (line("ETCD_INITIAL_CLUSTER="), line("ETCD_INITIAL_CLUSTER_STATE="), text)
+    };
+    let (all, _, before) = told(1).await;
+    // Somebody tried to recover n2 by hand, and left the flag there; n3 cannot start.
+    let [_, n2, n3] = cluster.members() else { panic!("three hosts") };
+    n2.check(["systemctl", "stop", "etcd.service"]).await.unwrap();
+    n2.check(["rm", "-r", data]).await.unwrap();
+    let forced = format!("echo 'ETCD_FORCE_NEW_CLUSTER=\"true\"' >> {file}");
+    n2.check(["sh", "-c", &forced]).await.unwrap();
+    let drop_in = "/run/systemd/system/etcd.service.d";
+    let broken = format!(
+        "mkdir -p {drop_in} && printf '[Service]\\nExecStartPre=/bin/false\\n' > {drop_in}/b.conf"
+    );
+    n3.check(["sh", "-c", &broken]).await.unwrap();
+    n3.check(["systemctl", "daemon-reload"]).await.unwrap();
+
+    let sequential = ["restore", "cluster", "latest", "--sequential"];
+    let shown = field.run(&[&sequential[..], &["--dry-run"]].concat()).await.expect(0);
+    for part in [
+        "n1 alone, from the backup; then n2, n3 join it, each without data",
+        "without force-new-cluster",
+        "let n2 join at http://",
+    ] {
+        assert!(shown.text().contains(part), "{part}: {shown}");
+    }
+    let stopped = field.run(&[&sequential[..], &["--yes"]].concat()).await.expect(1);
+    let hint = "as long as n3 has no vote the cluster works without it: mend n3, then etcdvault";
+    assert!(stopped.stderr.contains(hint), "{stopped}");
+    for number in 0..3 {
+        let key = format!("/registry/meanwhile/{number}");
+        cluster.etcdctl(number % 2, ["put", &key, "x"]).await.unwrap();
+    }
+    let list = cluster.etcdctl(0, ["member", "list"]).await.unwrap();
+    assert_eq!(list.matches(", false").count(), 2, "{list}");
+    n3.check(["rm", "-r", drop_in]).await.unwrap();
+    n3.check(["systemctl", "daemon-reload"]).await.unwrap();
+    let resume = field::printed(&stopped.stderr, "go on:");
+    let resume: Vec<&str> = resume.iter().map(String::as_str).collect();
+    let ran = field.run(&[&resume[..], &["--json"]].concat()).await.expect(0);
+    let plan = ran.json()["plan"].as_str().unwrap().to_owned();
+    assert_eq!(ran.json()["data_set_aside"].as_array().unwrap().len(), 2, "{ran}");
+
+    cluster.wait_healthy().await.unwrap();
+    let (now, now_at) = content(&cluster).await;
+    assert_eq!(now.len(), saved.len() + 3);
+    assert!(saved.iter().all(|(key, value)| now.get(key) == Some(value)), "keys are lost");
+    assert!(now_at >= saved_at + 1_000_000_003, "{now_at} after {saved_at}");
+    let found = hashes(&cluster, 3).await;
+    assert_eq!(found, [found[0]; 3]);
+    let list = cluster.etcdctl(0, ["member", "list"]).await.unwrap();
+    assert_eq!(list.matches(", started, ").count(), 3, "{list}");
+    assert_eq!(list.matches(", false").count(), 3, "{list}");
+    for place in 0..3 {
+        let (cluster_now, state, text) = told(place).await;
+        assert_eq!((cluster_now, state.as_str()), (all.clone(), "existing"), "{text}");
+        assert!(!text.contains("FORCE_NEW"), "{text}");
+        assert_eq!(is(&cluster, place, "is-enabled").await, "enabled");
+        let kept = names(&cluster, place).await.contains(&format!("member.before-{plan}"));
+        assert_eq!(kept, place != 1);
+    }
+
+    // Without an API server it can be taken back still: two members, as before.
+    field.run(&["rollback", &plan]).await.expect(0);
+    let keys = cluster.etcdctl(0, ["get", "--prefix", "--keys-only", "/registry/later/"]).await;
+    assert_eq!(keys.unwrap().split_whitespace().count(), 40);
+    assert_eq!(is(&cluster, 1, "is-active").await, "inactive");
+    assert_eq!(is(&cluster, 2, "is-active").await, "active");
+    let (_, state, text) = told(1).await;
+    assert_eq!(state, "new", "{text}");
+    assert!(text.starts_with(&before) && text.contains("FORCE_NEW"), "{text}");
+}
+
 /// The data is wrong and not gone: what runs is stored first, nothing is served twice, and
 /// `latest` stays what it was.
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,8 @@ struct World {
     good: Seen,
     /// As they are before each case.
     changed: Seen,
+    /// The files of then, and members are told that their cluster exists.
+    aligned: Vec<Vec<String>>,
 }
 
 impl World {
@@ -88,14 +90,14 @@ impl World {
         let state = saved["id"].as_str().unwrap().to_owned();
         let good = seen(&cluster).await;
         put(&cluster, "later", 20).await;
-        for host in cluster.members() {
-            let settings = Kind::Unit.settings_file();
-            host.check(["sed", "-i", "1i # changed", settings]).await.unwrap();
-            host.check(["systemctl", "daemon-reload"]).await.unwrap();
-        }
+        edit(&cluster, "1i # changed").await;
         let changed = seen(&cluster).await;
         assert!(good.keys != changed.keys && good.files != changed.files);
-        Self { cluster, field, state, good, changed }
+        edit(&cluster, "s/--initial-cluster-state=new/--initial-cluster-state=existing/").await;
+        let aligned = seen(&cluster).await.files;
+        edit(&cluster, "s/--initial-cluster-state=existing/--initial-cluster-state=new/").await;
+        assert!(aligned != changed.files && seen(&cluster).await.files == changed.files);
+        Self { cluster, field, state, good, changed, aligned }
     }
 
     fn command(&self, operation: Operation) -> Vec<&str> {
@@ -145,7 +147,11 @@ impl World {
             }
             let good = &self.good;
             let is_files = case.operation == Operation::Configuration;
-            let files = if is_files { &good.files } else { &self.changed.files };
+            let files = match case.operation {
+                Operation::Configuration => &good.files,
+                Operation::Data => &self.changed.files,
+                Operation::Cluster => &self.aligned,
+            };
             let keys = if is_files { &self.changed.keys } else { &good.keys };
             self.is("gone on", files, keys).await;
         }
@@ -174,6 +180,14 @@ impl World {
                 assert_eq!(said.trim(), wanted, "{when}: {}", host.name());
             }
         }
+    }
+}
+
+/// Edits the file with the settings of each member, which are read at its next start.
+async fn edit(cluster: &EtcdHosts, script: &str) {
+    for host in cluster.members() {
+        host.check(["sed", "-i", script, Kind::Unit.settings_file()]).await.unwrap();
+        host.check(["systemctl", "daemon-reload"]).await.unwrap();
     }
 }
 

@@ -10,19 +10,21 @@ use super::output::Output;
 use super::plan::{self, Halt};
 use super::preflight::{complain, node_names, reached_as};
 use super::returning::{contents, keepers};
-use super::settings::{connector, meant, open_vault, reach};
+use super::settings::{connector, is_id, meant, open_vault, reach};
 use super::state::StateArgs;
 use super::ways::Typed;
 use crate::config::Setup;
 use crate::event::Events;
+use crate::operation::cluster::planner::Mode;
 use crate::operation::cluster::{self, Options, Prepared, Reached};
+use crate::operation::journal::Options as RunOptions;
 use crate::operation::state::nodes;
 use crate::operation::state::save::{SaveOptions, check_encryption};
-use crate::operation::vocabulary::{ClusterName, Connector, Node, Repository};
+use crate::operation::vocabulary::{ClusterName, Connector, Node, NodeName, Repository};
 use crate::operation::{Failure, FailureKind};
 use crate::types::ConnectionSettings;
 
-/// Bring a cluster back from a backup, on the nodes that it has
+/// Bring a cluster back from a backup, on the nodes that it has or on others
 ///
 /// Looks at all nodes first and refuses what cannot go well (see `preflight`). Shows a
 /// plan: the present state is stored, and where the cluster still answers a last backup;
@@ -35,13 +37,17 @@ use crate::types::ConnectionSettings;
 /// start again `rollback` brings it back. A plan that was stopped or killed goes on with
 /// `resume`, also from another machine.
 ///
+/// With --map a backup goes onto other nodes than it is of: those of the cluster that is
+/// named, as their own settings have them. The cluster of before is not touched.
+///
 /// latest is the newest backup that was taken on purpose and compared: what plans store
-/// before they change the nodes is named by its id.
+/// before they change the nodes, and backups of other clusters are named by their ids.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     etcdvault restore cluster latest --vault /srv/etcd-vault --identity-file identity.txt --dry-run\n  \
     etcdvault restore cluster 01JD2Y6Q --cluster prod\n  \
-    etcdvault restore cluster latest --cluster prod --dead k3 --yes")]
+    etcdvault restore cluster latest --cluster prod --dead k3 --yes\n  \
+    etcdvault restore cluster 01JD2Y6Q --cluster new --map k1=n1,k2=n2,k3=n3")]
 pub(crate) struct RestoreClusterArgs {
     /// An id or its start, latest, or a time (the newest before it)
     #[arg(value_name = "BACKUP")]
@@ -60,6 +66,16 @@ pub(crate) struct RestoreClusterArgs {
     /// [default: 1,000,000,000 above all that is known to have been served]
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     bump_revision: Option<u64>,
+    /// A member of the backup's cluster, and the node that stands for it: for other nodes
+    /// than the backup is of. The nodes' own settings say how members are called and
+    /// reached; there may be fewer of them, or more
+    #[arg(long = "map", value_name = "OLD=NODE", value_delimiter = ',')]
+    map: Vec<String>,
+    /// One member after the other: the first is restored and checked alone, each other one
+    /// joins it without data and gets its vote when it is in step. Slower; the cluster
+    /// serves from the first member on. Not for static pods [default: all at once]
+    #[arg(long)]
+    sequential: bool,
     /// Show the plan and change nothing
     #[arg(long)]
     dry_run: bool,
@@ -81,8 +97,26 @@ pub(crate) struct RestoreClusterArgs {
     /// Take the cluster's lock from an owner that gives no sign of life for 25 seconds
     #[arg(long)]
     take_over_lock: bool,
+    /// Go on although no more than half of the cluster's nodes answer: whether somebody
+    /// else is at work on the others is then not known
+    #[arg(long)]
+    without_majority: bool,
     #[command(flatten)]
     with: StateArgs,
+}
+
+/// `OLD=NODE`, as it is typed.
+fn pairs(texts: &[String]) -> Result<Vec<(String, NodeName)>, Failure> {
+    let pair = |text: &String| {
+        let usage = |why: String| Failure::new(FailureKind::Usage, why);
+        let (old, new) = text
+            .split_once('=')
+            .filter(|(old, _)| !old.is_empty())
+            .ok_or_else(|| usage(format!("--map {text:?}: OLD=NODE is expected")))?;
+        let new = NodeName::new(new).map_err(|error| usage(format!("--map: {error}")))?;
+        Ok((old.to_owned(), new))
+    };
+    texts.iter().map(pair).collect()
 }
 
 /// All that is known before anything is changed.
@@ -94,6 +128,8 @@ pub(super) struct Ready {
     pub(super) connector: Connector,
     pub(super) look: SaveOptions,
     pub(super) prepared: Prepared,
+    /// Among how many nodes the lock needs more than half.
+    pub(super) of: usize,
 }
 
 async fn prepare(
@@ -103,9 +139,13 @@ async fn prepare(
 ) -> Result<Ready, Failure> {
     let choice = setup.choose(args.cluster.as_deref())?;
     let dead = node_names(&args.dead)?;
+    let map = pairs(&args.map)?;
     let settings = reach(choice.connection(&args.with.connection.raw()).await?, output).await?;
     let repository = open_vault(&args.with.vault, Some(&args.with.keys), &choice, output).await?;
     let of = meant(&choice, &args.backup)?;
+    // An id of another cluster's is meant where that is said.
+    let elsewhere = !map.is_empty() || args.other_cluster;
+    let of = of.filter(|_| !elsewhere || !is_id(&args.backup));
     let finding = cluster::find(&repository, of, &args.backup);
     let backup = output.waiting("looking for the backup", finding).await?;
     output.mark(&backup.manifest.id.to_string(), &backup.manifest.proof);
@@ -118,7 +158,13 @@ async fn prepare(
     }
     let all = output.waiting("connecting", nodes::each(&choice, &args.nodes)).await?;
     let connector = connector(&settings, &all, output).await?;
-    let mut keepers = output.waiting("connecting", keepers(&choice, &all, output)).await?.nodes;
+    // Nothing is asked of the dead, nor kept by them.
+    let is_dead = |node: &Arc<dyn Node>| dead.contains(node.name());
+    let alive: Vec<Arc<dyn Node>> = all.iter().filter(|node| !is_dead(node)).cloned().collect();
+    let mut keepers = output.waiting("connecting", keepers(&choice, &alive, &dead, output)).await?;
+    if !args.without_majority && !args.dry_run && !args.as_shell {
+        keepers.check("nothing was restored", choice.meant().map_or("it", ClusterName::as_str))?;
+    }
     let name = choice.meant().unwrap_or(&backup.manifest.cluster).clone();
     let options = Options {
         cluster: name,
@@ -128,22 +174,23 @@ async fn prepare(
         other_cluster: args.other_cluster,
         bump_revision: args.bump_revision,
         remnant: None,
+        mode: if args.sequential { Mode::Sequential } else { Mode::Parallel },
+        map,
     };
     let known_as = reached_as(&choice);
     let reached = Reached {
         nodes: &all,
         known_as: &known_as,
-        keepers: keepers.iter().map(|node| node.name().clone()).collect(),
+        keepers: keepers.nodes.iter().map(|node| node.name().clone()).collect(),
         connector: &connector,
         connection: &settings,
     };
     let planning = cluster::prepare(&repository, &backup, &reached, &options);
     let prepared = output.waiting("looking at the nodes", planning).await?;
-    // Nothing is asked of the dead, nor kept by them.
-    let mut nodes: Vec<Arc<dyn Node>> =
-        all.into_iter().filter(|node| !dead.contains(node.name())).collect();
-    nodes.append(&mut keepers);
-    Ok(Ready { repository, nodes, settings, connector, look, prepared })
+    let mut nodes = alive;
+    nodes.append(&mut keepers.nodes);
+    let of = if args.without_majority { 0 } else { keepers.of };
+    Ok(Ready { repository, nodes, settings, connector, look, prepared, of })
 }
 
 pub(crate) async fn run(
@@ -185,14 +232,14 @@ pub(super) async fn carry_out(
     output: &Output,
     setup: &Setup,
 ) -> Result<Exit, Failure> {
-    let Ready { repository, nodes, settings, connector, look, prepared } = ready;
+    let Ready { repository, nodes, settings, connector, look, prepared, of } = ready;
     let made = prepared.plan;
     plan::confirmed(&made, go.yes, halt, output).await?;
     let repository = Arc::new(repository);
     let cluster = made.cluster.as_str();
     let contents = contents(repository, &nodes, cluster, connector, settings, look, output)?;
     let owner = plan::owner(setup);
-    let options = options(go.take_over_lock, &[])?;
+    let options = RunOptions { of, ..options(go.take_over_lock, &[])? };
     let engine = engine(&nodes, Some(contents), options, owner, halt, output)?;
     let ran = halt.run(output, engine.execute(&made)).await;
     let report = ran.map_err(|error| plan::not_begun(error, typed))?;

@@ -19,6 +19,7 @@ use super::state::StateArgs;
 use super::ways::Typed;
 use crate::config::Setup;
 use crate::event::Events;
+use crate::operation::cluster::planner::Mode;
 use crate::operation::cluster::{self, Reached};
 use crate::operation::recover::cluster::{self as recover, LookReport, Options, RecoveredBackup};
 use crate::operation::state::nodes;
@@ -109,7 +110,8 @@ async fn prepare(
     let settings = reach(choice.connection(&args.with.connection.raw()).await?, output).await?;
     let all = output.waiting("connecting", nodes::each(&choice, &args.nodes)).await?;
     let connector = connector(&settings, &all, output).await?;
-    let mut keepers = output.waiting("connecting", keepers(&choice, &all, output)).await?.nodes;
+    let mut keepers =
+        output.waiting("connecting", keepers(&choice, &all, &dead, output)).await?.nodes;
     let known_as = reached_as(&choice);
     let reached = Reached {
         nodes: &all,
@@ -161,6 +163,8 @@ async fn prepare(
         other_cluster: true,
         bump_revision: args.bump_revision,
         remnant: Some(remnant),
+        mode: Mode::Parallel,
+        map: Vec::new(),
     };
     let planning = async {
         let backup = cluster::find(&repository, Some(&name), &stored.id).await?;
@@ -173,7 +177,7 @@ async fn prepare(
     let mut nodes: Vec<Arc<dyn Node>> =
         all.into_iter().filter(|node| !dead.contains(node.name())).collect();
     nodes.append(&mut keepers);
-    Ok(Some(Ready { repository, nodes, settings, connector, look, prepared }))
+    Ok(Some(Ready { repository, nodes, settings, connector, look, prepared, of: 0 }))
 }
 
 fn text(report: &LookReport) -> String {

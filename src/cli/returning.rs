@@ -22,7 +22,7 @@ use crate::operation::returning::{self, ReturnOptions};
 use crate::operation::state::nodes;
 use crate::operation::state::save::{SaveOptions, check_encryption};
 use crate::operation::step::Contents;
-use crate::operation::vocabulary::{Connector, Node, Repository};
+use crate::operation::vocabulary::{Connector, Node, NodeName, Repository};
 use crate::operation::{Failure, FailureKind};
 use crate::types::ConnectionSettings;
 
@@ -119,13 +119,14 @@ pub(crate) fn contents(
 pub(crate) struct Keepers {
     pub(crate) nodes: Vec<Arc<dyn Node>>,
     /// How many nodes the configuration gives the cluster, and how many of them answer.
-    of: usize,
+    pub(crate) of: usize,
     there: usize,
 }
 
 impl Keepers {
-    fn check(&self, cluster: &str) -> Result<(), Failure> {
-        majority(self.of, self.there, cluster, "nothing was returned")
+    /// Of two operators who reach different nodes at most one has more than half.
+    pub(crate) fn check(&self, what: &str, cluster: &str) -> Result<(), Failure> {
+        majority(self.of, self.there, cluster, what)
     }
 }
 
@@ -148,15 +149,20 @@ pub(super) fn majority(of: usize, there: usize, cluster: &str, what: &str) -> Re
 pub(crate) async fn keepers(
     choice: &Choice<'_>,
     nodes: &[Arc<dyn Node>],
+    dead: &[NodeName],
     output: &Output,
 ) -> Result<Keepers, Failure> {
     let of_cluster = choice.entry().map_or(&[][..], |(_, cluster)| &cluster.nodes);
-    let is_there = |name: &&String| nodes.iter().any(|node| node.name().as_str() == **name);
-    let others: Vec<String> = of_cluster.iter().filter(|name| !is_there(name)).cloned().collect();
+    let is = |node: &NodeName, name: &&String| node.as_str() == **name;
+    let is_there = |name: &&String| nodes.iter().any(|node| is(node.name(), name));
+    let is_dead = |name: &&String| dead.iter().any(|node| is(node, name));
+    let there = of_cluster.iter().filter(is_there).count();
+    let others = of_cluster.iter().filter(|name| !is_there(name) && !is_dead(name));
+    let others: Vec<String> = others.cloned().collect();
     let of = of_cluster.len();
     let mut keepers = Vec::new();
     if others.is_empty() {
-        return Ok(Keepers { nodes: keepers, of, there: of });
+        return Ok(Keepers { nodes: keepers, of, there });
     }
     for node in nodes::each(choice, &others).await? {
         match node.facts().await {
@@ -167,7 +173,7 @@ pub(crate) async fn keepers(
             )),
         }
     }
-    let there = of - others.len() + keepers.len();
+    let there = there + keepers.len();
     Ok(Keepers { nodes: keepers, of, there })
 }
 
@@ -203,9 +209,9 @@ async fn prepare(
     let wanted = returning::wanted(&backup, &args.nodes)?;
     let mut nodes = output.waiting("connecting", nodes::named(&choice, &wanted)).await?;
     let connector = connector(&settings, &nodes, output).await?;
-    let mut keepers = output.waiting("connecting", keepers(&choice, &nodes, output)).await?;
+    let mut keepers = output.waiting("connecting", keepers(&choice, &nodes, &[], output)).await?;
     if !args.without_majority && !args.dry_run && !args.as_shell {
-        keepers.check(backup.manifest.cluster.as_str())?;
+        keepers.check("nothing was returned", backup.manifest.cluster.as_str())?;
     }
     let options = ReturnOptions {
         save: !args.no_save,

@@ -122,6 +122,11 @@ pub(crate) fn meant<'a>(
     })
 }
 
+/// Whether it is an id, or the start of one.
+pub(crate) fn is_id(text: &str) -> bool {
+    matches!(find::selector(text), Ok(Selector::Id(_)))
+}
+
 /// How objects are written.
 pub(crate) fn write_options(
     args: &WriteArgs,

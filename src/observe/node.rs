@@ -16,6 +16,10 @@ use crate::dialect::{
 };
 use crate::node::{NodeError, Process, Unit};
 
+/// What is said of a member that is told to begin a cluster of its own.
+pub(crate) const FORCED: &str =
+    "force-new-cluster is set: the next start of this member makes a cluster of its own";
+
 /// The settings of etcd that name files.
 const ETCD_FILES: [&str; 8] = [
     "trusted-ca-file",
@@ -351,12 +355,8 @@ fn judge(reading: &mut Reading<'_>, seen: &NodeObservation) {
         }
         if etcd.settings.is_forced_new() {
             reading.findings.push(
-                Finding::on(
-                    reading.node.name(),
-                    Severity::Problem,
-                    "force-new-cluster is set: the next start of this member makes a cluster of its own",
-                )
-                .hint("remove it from the file that sets it"),
+                Finding::on(reading.node.name(), Severity::Problem, FORCED)
+                    .hint("remove it from the file that sets it"),
             );
         }
         for difference in &etcd.drift {

@@ -1,5 +1,5 @@
-//! `restore cluster`: a cluster stands again from a backup, all members at once; and
-//! `preflight`, which only looks.
+//! `restore cluster`: a cluster stands again from a backup, all members at once or one
+//! after the other; and `preflight`, which only looks.
 //!
 //! - Everything that can be known is known before anything changes ([`preflight`]); what
 //!   stands in the way is refused with its remedy.
@@ -7,7 +7,9 @@
 //! - `latest` never means what a plan stored before it changed the nodes: whoever tries
 //!   twice gets the same backup twice.
 
+mod align;
 mod known;
+mod map;
 pub mod planner;
 
 use std::sync::Arc;
@@ -16,14 +18,15 @@ use chrono::Utc;
 use vault::layout::ClusterName;
 use vault::repository::{Backup, Repository};
 
-use self::planner::{ApiNode, DeadNode, Inputs, Lost, Remnant, Save};
+use self::planner::{ApiNode, DeadNode, Inputs, Lost, Mode, Remnant, Save};
 use super::content::{SNAPSHOT_ROLE, SnapshotContent};
 use super::failure::{Failure, FailureKind};
+use super::member::planner::has_learners;
 use super::own_way;
 use super::preflight::{self, Finding, Looked, Seen, SeenBackup, SeenNode, Severity};
 use super::returning::data::{DataNode, Running};
 use super::returning::looked::{running, set_aside};
-use super::step::{NewMember, Service, Step};
+use super::step::{How, NewMember, Service, Step};
 use crate::dialect::port;
 use crate::etcd::cluster::{Reach, observe as observe_members};
 use crate::etcd::{ConnectionSettings, Connector};
@@ -51,6 +54,11 @@ pub struct Options {
     pub bump_revision: Option<u64>,
     /// What the backup was made of, where it was made of what members left.
     pub remnant: Option<Remnant>,
+    /// How the members come back.
+    pub mode: Mode,
+    /// Which member of the backup's cluster which node stands for, where that cluster was
+    /// elsewhere. How the members are called and reached the nodes' own settings say.
+    pub map: Vec<(String, NodeName)>,
 }
 
 /// What is reached.
@@ -97,7 +105,7 @@ pub async fn check(
         None => None,
     };
     let seen = look(backup, dead, reached).await?;
-    let mut findings = preflight::foreign(&seen);
+    let mut findings = preflight::foreign(&seen, false);
     findings.extend(preflight::judge(&seen));
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     Ok(Checked { findings, looked: seen.looked() })
@@ -150,17 +158,30 @@ pub async fn prepare(
     for node in &seen.nodes {
         own_way::refused(node.seen.distribution, node.name(), WHAT)?;
     }
-    let foreign = preflight::foreign(&seen);
+    let foreign = preflight::foreign(&seen, !options.map.is_empty());
     let findings = preflight::judge(&seen);
+    let mapped = map::mapped(&seen, &options.map)?;
     unblocked(&seen, &foreign, &findings, options)?;
     let planned = known::by_plans(reached.nodes).await;
     served = [served, planned, seen.live.revision].into_iter().flatten().max();
     let id = PlanId::generate();
     let members = members(&seen, id)?;
     let (nodes, ports): (Vec<DataNode>, Vec<Vec<u16>>) = members.into_iter().unzip();
+    if options.mode == Mode::Sequential {
+        one_by_one(&seen, &nodes)?;
+    }
+    let aligning = align::alignment(&seen, &nodes, reached.nodes, options.mode);
+    let (alignment, by_hand) = aligning.await?;
+    let mut facts = facts(&seen, options, served);
+    facts.extend(mapped);
+    facts.extend(at_once(&seen, options.mode));
+    for (node, what) in by_hand {
+        facts.push(("By hand".to_owned(), format!("{node}: {what}")));
+    }
     let place = |name: &NodeName| Place::new(name.as_str()).map_err(|e| refused(e.to_string()));
     let keepers: Result<Vec<Place>, Failure> = reached.keepers.iter().map(place).collect();
     let led = seen.live.leader.as_ref();
+    let api_servers = api_servers(&seen, id)?;
     let inputs = Inputs {
         id,
         made: Utc::now(),
@@ -185,13 +206,17 @@ pub async fn prepare(
             .map(|node| node.member.node.clone()),
         nodes,
         ports,
-        api_servers: api_servers(&seen, id)?,
+        // Where no API server is stopped, others are the clients.
+        quiet: !api_servers.is_empty() && !options.force,
+        mode: options.mode,
+        alignment,
+        api_servers,
         keepers: keepers?,
         dead: dead(&seen),
         save: save(&seen, options),
         remnant: options.remnant.clone(),
         lost: lost(&seen),
-        facts: facts(&seen, options, served),
+        facts,
     };
     let plan = planner::plan(&inputs)
         .map_err(|error| refused("the members make no cluster").because(error))?;
@@ -210,6 +235,38 @@ fn save(seen: &Seen, options: &Options) -> Save {
         (true, true) if answering * 2 > members => Save::Backup,
         (true, _) => Save::State,
     }
+}
+
+/// Whether members can join one after the other: they have to be told who is there so far.
+fn one_by_one(seen: &Seen, nodes: &[DataNode]) -> Result<(), Failure> {
+    let hint = "leave --sequential away: all members come back at once";
+    for node in nodes {
+        let name = &node.member.node;
+        if matches!(node.etcd.how, How::Pod { .. }) {
+            let why = format!("{name}: a member in a static pod does not join by itself");
+            return Err(refused(why).hint(hint));
+        }
+        let is = |it: &&SeenNode| it.name().as_str() == name.as_str();
+        let etcd = seen.nodes.iter().find(is).and_then(SeenNode::etcd);
+        if nodes.len() > 1 && etcd.is_some_and(|etcd| etcd.settings.is_discovered()) {
+            let why = format!(
+                "{name}: members that find each other by records have to be there all at once"
+            );
+            return Err(refused(why).hint(hint));
+        }
+    }
+    Ok(())
+}
+
+/// Said where members join with a vote, as their etcd forgets what learners become.
+fn at_once(seen: &Seen, mode: Mode) -> Option<(String, String)> {
+    let versions = seen.nodes.iter().filter_map(|node| node.version);
+    let version = versions.filter(|version| !has_learners(*version)).min()?;
+    let text = format!(
+        "etcd {version} does not keep promotions: each member joins with a vote at once, and until \
+         the second one runs nothing is written"
+    );
+    (mode == Mode::Sequential).then(|| ("Warning".to_owned(), text))
 }
 
 fn refused(why: impl Into<String>) -> Failure {
@@ -241,9 +298,11 @@ pub(super) fn unblocked(
     }
     if preflight::is_blocked(foreign) && !options.other_cluster {
         let failure = blocked("the backup seems to be another cluster's", foreign);
-        return Err(
-            failure.hint("name another backup; or where it is meant, insist with --other-cluster")
-        );
+        return Err(failure.hint(
+            "name another backup; where it is meant: for other nodes than it was of, \
+                 --map OLD=NODE says which stands for which member, else insist with \
+                 --other-cluster",
+        ));
     }
     if preflight::is_blocked(findings) && !options.force {
         let failure = blocked("something stands in the way", findings);

@@ -20,7 +20,7 @@ mod network;
 mod servers;
 
 #[cfg(test)]
-mod tests;
+pub(in crate::operation) mod tests;
 
 use std::path::PathBuf;
 
@@ -30,6 +30,7 @@ use vault::manifest::Proof;
 
 use crate::datadir::schema::Content;
 use crate::node::{Entry, Listener, NodeName, Space};
+use crate::observe::node::FORCED;
 use crate::observe::{EtcdService, NodeObservation};
 use crate::operation::discover::{SeenNode as Discovered, judge as discovered};
 use crate::operation::state::describe::MemberSeen;
@@ -245,8 +246,10 @@ impl Seen {
 
 /// All that is to be said of nodes and cluster, the worst first.
 pub fn judge(seen: &Seen) -> Vec<Finding> {
-    let mut findings: Vec<Finding> =
-        seen.nodes.iter().flat_map(|node| node.seen.findings.iter().cloned()).collect();
+    // A restore sees to that itself, and says so.
+    let other = |finding: &&Finding| finding.what != FORCED;
+    let of_nodes = seen.nodes.iter().flat_map(|node| node.seen.findings.iter().filter(other));
+    let mut findings: Vec<Finding> = of_nodes.cloned().collect();
     findings.extend(members::judge(seen));
     findings.extend(network::judge(seen));
     findings.extend(disk::judge(seen));
@@ -266,9 +269,11 @@ pub fn judge(seen: &Seen) -> Vec<Finding> {
     once
 }
 
-/// What speaks for a backup of another cluster than these nodes are of.
-pub fn foreign(seen: &Seen) -> Vec<Finding> {
-    content::foreign(seen)
+/// What speaks for a backup of another cluster than these nodes are of. With `mapped` it is
+/// known that names and members are others: then only a cluster that runs here and is
+/// neither the one that is to be restored nor that of the backup.
+pub fn foreign(seen: &Seen, mapped: bool) -> Vec<Finding> {
+    content::foreign(seen, mapped)
 }
 
 /// Whether any of them stands in the way.

@@ -190,7 +190,12 @@ pub fn data_set_aside(plan: &Plan<Step>) -> Vec<(String, PathBuf)> {
         let paths = member.kept(plan.id).into_iter();
         paths.map(|path| (member.node.to_string(), path))
     });
-    kept.collect()
+    let mut kept: Vec<(String, PathBuf)> = kept.collect();
+    // Beside it others may begin without data: a plan of members alone says that itself.
+    if plan.steps().any(|(_, step)| matches!(step, Step::SwapData { .. })) {
+        kept.extend(crate::operation::member::kept(plan));
+    }
+    kept
 }
 
 /// The nodes that a step touches.

@@ -18,6 +18,7 @@ mod data;
 mod fence;
 mod file;
 mod health;
+mod join;
 pub mod membership;
 mod remains;
 mod restart;
@@ -274,7 +275,7 @@ pub struct NewMember {
     pub node: Place,
     /// Its name in the cluster.
     pub name: String,
-    /// Its id.
+    /// Its id; empty where the cluster gives it one when it joins.
     pub id: String,
     /// Its data directory.
     pub data_dir: PathBuf,
@@ -453,6 +454,9 @@ pub enum Step {
         members: Vec<NewMember>,
         /// The revision that they start with.
         revision: i64,
+        /// Whether nobody may have written: all who do are stopped.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        quiet: bool,
     },
     /// Asks every member whether all are of one cluster and hold the same, and whether the
     /// cluster takes writes.
@@ -541,6 +545,16 @@ pub enum Step {
         /// Where it writes: `member`, and the log's directory where that lies elsewhere.
         paths: Vec<PathBuf>,
     },
+    /// Lets a member join the cluster that this plan began: without data, and with a vote
+    /// when it is in step.
+    Join {
+        /// The member.
+        member: NewMember,
+        /// How it runs.
+        instance: Instance,
+        /// Where its peers reach it.
+        peer_urls: Vec<String>,
+    },
     /// Starts a service on all nodes at the same time.
     Start {
         /// Which.
@@ -600,8 +614,11 @@ impl plan::Step for Step {
                 places(members),
                 undoable("rename back"),
             ),
-            Self::CheckData { members, revision, .. } => (
-                format!("compare members, HashKV and revision {revision} on all; write something"),
+            Self::CheckData { members, revision, quiet, .. } => (
+                format!(
+                    "compare members, HashKV and revision {revision} on all; write something{}",
+                    if *quiet { "; make sure that nobody else did" } else { "" }
+                ),
                 "the result is looked at, not assumed".to_owned(),
                 places(members),
                 Reversal::Nothing,
@@ -678,6 +695,16 @@ impl plan::Step for Step {
                 vec![instance.node.clone()],
                 undoable("stop it, set aside what it wrote"),
             ),
+            Self::Join { member, peer_urls, .. } => (
+                format!(
+                    "let {} join at {}; start it without data; give it its vote when it is in step",
+                    member.name,
+                    peer_urls.join(",")
+                ),
+                "it gets all data from those that run".to_owned(),
+                vec![member.node.clone()],
+                undoable("take it out, stop it, set aside what it wrote"),
+            ),
             Self::Start { service, instances } => (
                 format!("start {}; wait until it is ready", service.name()),
                 "it ran in the state".to_owned(),
@@ -724,6 +751,9 @@ impl plan::Step for Step {
             Self::StartNew { instance, .. } => {
                 let instances = std::slice::from_ref(instance);
                 commands.extend(service::shell_start(Service::Etcd, instances));
+            }
+            Self::Join { member, instance, peer_urls } => {
+                commands.extend(join::shell(member, instance, peer_urls));
             }
             Self::Start { service, instances } => {
                 commands.extend(service::shell_start(*service, instances));
@@ -821,7 +851,7 @@ impl Step {
 
     /// Whether it needs a way to the cluster's members, done or taken back.
     pub fn needs_cluster(&self) -> bool {
-        matches!(self, Self::Membership { .. })
+        matches!(self, Self::Membership { .. } | Self::Join { .. })
     }
 
     /// Whether it reads the vault or stores in it.

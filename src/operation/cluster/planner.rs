@@ -3,6 +3,10 @@
 //! - All members are built from one snapshot at the same time, as a cluster that never
 //!   was, with a revision above all that is known to have been served: no member of
 //!   before is taken for one of it, and who watched is told to read anew.
+//! - Or one is ([`Mode::Sequential`]): the others join it without data, one after the
+//!   other, each with a vote only when it is in step.
+//! - What members are told of their cluster is set as it is afterwards: `existing`, so that
+//!   no start over an empty directory makes a cluster of its own.
 //! - What still runs goes on while they are built. Then nothing starts at a boot, the API
 //!   servers stop, the members stop, the leader last.
 //! - Data moves only after it was proven that nobody writes any more ([`Step::Fence`]),
@@ -15,7 +19,7 @@ use crate::datadir::membership::{Membership, MembershipError};
 use crate::operation::content::StoredHash;
 use crate::operation::returning::data::{DataNode, MARGIN, Running, initial_cluster};
 use crate::operation::step::{
-    Absent, Fenced, How, Instance, Left, NewCluster, NewMember, Service, Step,
+    Absent, Edit, Fenced, How, Instance, Left, MemberChange, NewCluster, NewMember, Service, Step,
 };
 use crate::plan::{Place, Plan, PlanId, Stage};
 use crate::types::HexId;
@@ -45,6 +49,28 @@ pub struct Remnant {
     pub dropped: u64,
     /// Where the logs of all members ended.
     pub left: Vec<Left>,
+}
+
+/// How the members come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// All at once, each built from the backup.
+    Parallel,
+    /// The first is built from the backup; the others join it.
+    Sequential,
+}
+
+/// What a member is told of its cluster, as it is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Alignment {
+    /// The node.
+    pub node: Place,
+    /// Files that change before the member starts.
+    pub edits: Vec<Edit>,
+    /// Files that change when all members are there.
+    pub then: Vec<Edit>,
+    /// The unit, where its files are among them.
+    pub reload: Vec<String>,
 }
 
 /// An API server on a node.
@@ -124,6 +150,12 @@ pub struct Inputs {
     pub nodes: Vec<DataNode>,
     /// Ports of each member, in the same order.
     pub ports: Vec<Vec<u16>>,
+    /// Whether nobody may write before API servers do: all who write are stopped.
+    pub quiet: bool,
+    /// How they come back; one after the other in their order.
+    pub mode: Mode,
+    /// Settings that change.
+    pub alignment: Vec<Alignment>,
     /// All API servers.
     pub api_servers: Vec<ApiNode>,
     /// Other nodes of the cluster: they keep the journal and the lock, too.
@@ -173,7 +205,7 @@ pub fn plan(inputs: &Inputs) -> Result<Plan<Step>, MembershipError> {
             (RECOVERY, title)
         }
     };
-    let mut nodes: Vec<Place> = members.iter().map(|member| member.node.clone()).collect();
+    let mut nodes: Vec<Place> = inputs.nodes.iter().map(|it| it.member.node.clone()).collect();
     for api in &inputs.api_servers {
         if !nodes.contains(&api.node) {
             nodes.push(api.node.clone());
@@ -188,7 +220,8 @@ pub fn plan(inputs: &Inputs) -> Result<Plan<Step>, MembershipError> {
     let started: Vec<Instance> = inputs
         .nodes
         .iter()
-        .map(|node| Instance { healthy: true, ..instance(&node.member.node, &node.etcd) })
+        .filter(|node| members.iter().any(|member| member.node == node.member.node))
+        .map(as_started)
         .collect();
     let servers: Vec<Instance> =
         inputs.api_servers.iter().map(|api| instance(&api.node, &api.running)).collect();
@@ -221,13 +254,29 @@ pub fn plan(inputs: &Inputs) -> Result<Plan<Step>, MembershipError> {
         stage(1, vec![Step::CheckLeft { members: remnant.left.clone() }]);
     }
     stage(1, vec![Step::SwapData { members: members.clone() }]);
+    let joining = &inputs.nodes[members.len()..];
+    stage(AT_ONCE, joining.iter().filter_map(set_aside).collect());
+    stage(AT_ONCE, configure(&inputs.alignment, |alignment| &alignment.edits));
     stage(1, vec![Step::Start { service: Service::Etcd, instances: started }]);
-    let mut checks =
-        vec![Step::CheckData { cluster: cluster.id, members, revision: cluster.revision }];
-    if !absent.is_empty() {
-        checks.push(Step::Fence { nodes: bare(&touched), absent });
+    let check = Step::CheckData {
+        cluster: cluster.id,
+        members: members.clone(),
+        revision: cluster.revision,
+        quiet: inputs.quiet,
+    };
+    stage(1, vec![check]);
+    let mut voters: Vec<String> = members.iter().map(|member| member.name.clone()).collect();
+    for node in joining {
+        let (member, peer_urls) = (node.member.clone(), node.peer_urls.clone());
+        voters.push(member.name.clone());
+        stage(1, vec![Step::Join { member, instance: as_started(node), peer_urls }]);
+        let what = MemberChange::Check { voters: voters.clone(), silent: Vec::new() };
+        stage(1, vec![Step::Membership { what }]);
     }
-    stage(1, checks);
+    stage(AT_ONCE, configure(&inputs.alignment, |alignment| &alignment.then));
+    if !absent.is_empty() {
+        stage(1, vec![Step::Fence { nodes: bare(&touched), absent }]);
+    }
     if servers.is_empty() {
         return Ok(plan);
     }
@@ -256,18 +305,51 @@ pub fn plan(inputs: &Inputs) -> Result<Plan<Step>, MembershipError> {
     Ok(plan.stage(Stage::in_order(vec![Step::Restart { nodes, programs }])))
 }
 
+/// As it is to run.
+fn as_started(node: &DataNode) -> Instance {
+    Instance { healthy: true, ..instance(&node.member.node, &node.etcd) }
+}
+
+/// The data of a member that joins: what there is.
+fn set_aside(node: &DataNode) -> Option<Step> {
+    let member = &node.member;
+    let log = member.wal_dir.clone().filter(|_| member.had_wal);
+    let paths: Vec<_> =
+        log.into_iter().chain(member.had.then(|| member.data_dir.join("member"))).collect();
+    let node = member.node.clone();
+    (!paths.is_empty()).then_some(Step::SetAside { node, paths })
+}
+
+fn configure(all: &[Alignment], which: fn(&Alignment) -> &Vec<Edit>) -> Vec<Step> {
+    let edited = all.iter().filter(|alignment| !which(alignment).is_empty());
+    let step = |alignment: &Alignment| Step::Configure {
+        node: alignment.node.clone(),
+        edits: which(alignment).clone(),
+        reload: alignment.reload.clone(),
+    };
+    edited.map(step).collect()
+}
+
 fn instance(node: &Place, running: &Running) -> Instance {
     Instance { node: node.clone(), how: running.how.clone(), healthy: running.healthy }
 }
 
-/// The cluster that is built, and its members with their ids.
+/// The cluster that is built, and those of its members that are, with their ids.
 fn new_cluster(inputs: &Inputs) -> Result<(NewCluster, Vec<NewMember>), MembershipError> {
     let token = format!("etcdvault-{}", inputs.id);
-    let initial_cluster = initial_cluster(&inputs.nodes);
+    // All of them have to make one, whoever is built.
+    let all = Membership::from_initial_cluster(&initial_cluster(&inputs.nodes), &token)?;
+    for node in &inputs.nodes {
+        all.check_advertised(&node.member.name, &node.peer_urls)?;
+    }
+    let built = match inputs.mode {
+        Mode::Parallel => &inputs.nodes[..],
+        Mode::Sequential => &inputs.nodes[..inputs.nodes.len().min(1)],
+    };
+    let initial_cluster = initial_cluster(built);
     let membership = Membership::from_initial_cluster(&initial_cluster, &token)?;
     let mut members = Vec::new();
-    for node in &inputs.nodes {
-        membership.check_advertised(&node.member.name, &node.peer_urls)?;
+    for node in built {
         let id = HexId(membership.member(&node.member.name)?.id).to_string();
         members.push(NewMember { id, ..node.member.clone() });
     }
@@ -465,6 +547,20 @@ fn facts(mut plan: Plan<Step>, inputs: &Inputs, cluster: &NewCluster) -> Plan<St
             ),
         ),
     };
+    if let (Mode::Sequential, [first, others @ ..]) = (inputs.mode, &inputs.nodes[..]) {
+        let names: Vec<&str> = others.iter().map(|node| node.member.name.as_str()).collect();
+        plan = plan.fact(
+            "Order",
+            match names[..] {
+                [] => format!("{} is the only member", first.member.name),
+                _ => format!(
+                    "{} alone, from the backup; then {} join it, each without data",
+                    first.member.name,
+                    names.join(", ")
+                ),
+            },
+        );
+    }
     if inputs.api_servers.is_empty() {
         plan = plan.fact(
             "Clients",

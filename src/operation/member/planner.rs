@@ -58,16 +58,18 @@ pub enum Joins {
     Voter,
 }
 
+/// Whether a learner of this version can be trusted to stay what it became.
+pub fn has_learners(version: Version) -> bool {
+    version >= Version::new(3, 4, 0)
+        && !(Version::new(3, 5, 1)..Version::new(3, 5, 20)).contains(&version)
+}
+
 /// How members of these versions join. 3.5.1 to 3.5.19 do not store a promotion where 3.6
 /// looks for it, and etcd before 3.4 has no learners: there with a vote at once.
 pub fn joins(members: &[MemberNow]) -> Joins {
     let versions = members.iter().filter_map(|it| it.answer.as_ref().ok());
     let mut versions = versions.filter_map(|says| says.version.parse::<Version>().ok());
-    let loses = |version: Version| {
-        version < Version::new(3, 4, 0)
-            || (Version::new(3, 5, 1)..Version::new(3, 5, 20)).contains(&version)
-    };
-    if versions.any(loses) { Joins::Voter } else { Joins::Learner }
+    if versions.any(|version| !has_learners(version)) { Joins::Voter } else { Joins::Learner }
 }
 
 /// Those that vote.

@@ -16,7 +16,7 @@ use crate::observe::{self, Dialect, EtcdService, NodeObservation, Runs};
 use crate::operation::failure::{Failure, FailureKind};
 use crate::operation::own_way;
 use crate::operation::returning::data::Running;
-use crate::operation::step::configure::edits;
+use crate::operation::step::configure::{NewValue, edits};
 use crate::operation::step::{How, MemberNow, Membership as _, Step};
 use crate::plan::{Place, Plan, PlanId, StepError};
 
@@ -37,7 +37,7 @@ pub struct Field<'a> {
 }
 
 /// A setting and the value that it is to have; `None` takes it out.
-type Wanted = (String, Option<String>);
+type Wanted = NewValue;
 
 /// A node that was looked at, with its member.
 struct Looked<'a> {
@@ -179,7 +179,7 @@ fn initial_cluster(members: &[MemberNow], without: &str, name: &str, urls: &[Str
 }
 
 /// The settings with which a member joins a cluster that is there.
-fn joining(etcd: &EtcdService, initial_cluster: &str) -> Vec<Wanted> {
+pub(in crate::operation) fn joining(etcd: &EtcdService, initial_cluster: &str) -> Vec<NewValue> {
     let settings = &etcd.settings;
     let mut wanted = Vec::new();
     let mut set = |name: &str, value: Option<String>| wanted.push((name.to_owned(), value));

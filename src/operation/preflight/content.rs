@@ -71,11 +71,11 @@ pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
     findings
 }
 
-pub(super) fn foreign(seen: &Seen) -> Vec<Finding> {
+pub(super) fn foreign(seen: &Seen, mapped: bool) -> Vec<Finding> {
     let Some(backup) = &seen.backup else { return Vec::new() };
     let mut findings = Vec::new();
     let hint = "etcdvault list shows the backups of each cluster";
-    if backup.cluster != backup.wanted {
+    if backup.cluster != backup.wanted && !mapped {
         let what = format!(
             "backup {} is of cluster {}, and {} is to be restored",
             backup.id, backup.cluster, backup.wanted
@@ -83,7 +83,8 @@ pub(super) fn foreign(seen: &Seen) -> Vec<Finding> {
         findings.push(said(Severity::Problem, what, hint));
         return findings;
     }
-    if let Some(other) = known_as(seen, backup) {
+    let meant = |other: &&str| mapped && **other == backup.wanted;
+    if let Some(other) = known_as(seen, backup).filter(|other| !meant(other)) {
         let what = format!(
             "the cluster that runs here is {other} in the vault, and backup {} is of {}",
             backup.id, backup.cluster
@@ -91,7 +92,7 @@ pub(super) fn foreign(seen: &Seen) -> Vec<Finding> {
         findings.push(said(Severity::Problem, what, hint));
         return findings;
     }
-    if let Some(what) = strangers(seen, backup) {
+    if let Some(what) = strangers(seen, backup).filter(|_| !mapped) {
         findings.push(said(Severity::Problem, what, hint));
     }
     findings

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use super::{Finding, Seen, SeenNode, Severity, about};
 use crate::dialect::{host, port};
+use crate::observe::node::FORCED;
 use crate::observe::{Certificate, EtcdService, Runs, TlsFile};
 use crate::operation::status::known_bad;
 use crate::types::Version;
@@ -16,6 +17,7 @@ pub(super) fn judge(seen: &Seen) -> Vec<Finding> {
     let mut findings = Vec::new();
     for node in &seen.nodes {
         driven(&mut findings, node);
+        forced(&mut findings, node);
         held(&mut findings, node);
         certificates(&mut findings, seen, node);
         quota(&mut findings, seen, node);
@@ -50,6 +52,24 @@ fn driven(findings: &mut Vec<Finding>, node: &SeenNode) {
             findings.push(Finding::on(node.name(), Severity::Problem, what).hint(hint));
         }
     }
+}
+
+/// Row 5: told to begin a cluster of its own, from a recovery that was not ended. A restore
+/// takes that out; where it would have to put it back, it is in the way.
+fn forced(findings: &mut Vec<Finding>, node: &SeenNode) {
+    if !node.etcd().is_some_and(|etcd| etcd.settings.is_forced_new()) {
+        return;
+    }
+    let (severity, what) = match node.is_up() {
+        true => (Severity::Problem, FORCED),
+        false => (
+            Severity::Warning,
+            "force-new-cluster is set: a restore takes it out; at any other start this member \
+             makes a cluster of its own",
+        ),
+    };
+    let hint = "remove it from the file that sets it";
+    findings.push(Finding::on(node.name(), severity, what).hint(hint));
 }
 
 /// Ports that somebody else has.

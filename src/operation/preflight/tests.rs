@@ -146,7 +146,7 @@ fn member(number: u64) -> MemberSeen {
 }
 
 /// Three members of which nothing is to be said.
-fn well() -> Seen {
+pub(in crate::operation) fn well() -> Seen {
     Seen {
         nodes: (1..=3).map(|number| node(number, "https")).collect(),
         unreached: vec![],
@@ -228,7 +228,7 @@ fn problem(seen: &Seen) -> String {
 #[test]
 fn nothing_is_said_of_a_cluster_that_is_well() {
     assert_eq!(judge(&well()), []);
-    assert_eq!(foreign(&well()), []);
+    assert_eq!(foreign(&well(), false), []);
     let looked = well().looked();
     assert_eq!((looked.nodes, looked.members, looked.connections), (3, 3, 12));
 }
@@ -396,6 +396,23 @@ fn names_in_certificates() {
     }
 }
 
+/// Row 5: a flag that was left behind is taken out where it need not be put back.
+#[test]
+fn row_5_a_member_that_is_told_to_begin_anew() {
+    for up in [true, false] {
+        let mut seen = if up { well() } else { down() };
+        let etcd = &mut seen.nodes[1].seen.etcd[0];
+        let arguments = ["/usr/bin/etcd", "--name=k2", "--force-new-cluster"].map(str::to_owned);
+        etcd.settings = EtcdSettings::of(&Invocation::running(&arguments, &[] as &[String]), None);
+        let forced = |severity| {
+            let said = said(&seen, severity);
+            said.into_iter().filter(|text| text.contains("force-new-cluster")).count()
+        };
+        assert_eq!(forced(Severity::Problem), usize::from(up));
+        assert_eq!(forced(Severity::Warning), usize::from(!up));
+    }
+}
+
 #[test]
 fn ports_that_somebody_else_holds() {
     let mut seen = down();
@@ -520,7 +537,7 @@ fn what_a_backup_is() {
 #[test]
 fn a_backup_of_another_cluster_is_known() {
     let only = |seen: &Seen| {
-        let found = foreign(seen);
+        let found = foreign(seen, false);
         assert_eq!(found.len(), 1, "{found:?}");
         assert_eq!(found[0].severity, Severity::Problem);
         found[0].what.clone()
@@ -531,9 +548,11 @@ fn a_backup_of_another_cluster_is_known() {
     let mut seen = well();
     seen.live.clusters.iter_mut().for_each(|it| it.1 = HexId(0xdef));
     assert!(only(&seen).starts_with("the cluster that runs here is test in the vault"));
+    // Not even who says that names and members are others means to lose that one.
+    assert_eq!(foreign(&seen, true).len(), 1);
     // One that the vault does not know was restored since, or is new.
     seen.live.clusters.iter_mut().for_each(|it| it.1 = HexId(0x123));
-    assert_eq!(foreign(&seen), []);
+    assert_eq!(foreign(&seen, false), []);
     let mut seen = down();
     for member in &mut seen.backup.as_mut().unwrap().content.members {
         member.name = format!("x{}", member.id);
@@ -544,6 +563,9 @@ fn a_backup_of_another_cluster_is_known() {
         "backup 01JD2Y6Q is of the members x1, x2, x3, and none of them is here: these nodes have \
          k1, k2, k3"
     );
+    seen.backup.as_mut().unwrap().wanted = "test".into();
+    assert_eq!(foreign(&seen, true), [], "it is said that they are others");
+    seen.backup.as_mut().unwrap().wanted = "prod".into();
     seen.backup.as_mut().unwrap().content.members.clear();
-    assert_eq!(foreign(&seen), []);
+    assert_eq!(foreign(&seen, false), []);
 }

@@ -23,7 +23,7 @@ use crate::dialect::{Specifiers, Unit, UnitFile};
 use crate::event::Events;
 use crate::node::{Node, NodeName, RecoverSpec, RemainsSpec};
 use crate::observe::{Dialect, EtcdService, Finding, Look, Places, Runs, look as look_at};
-use crate::operation::cluster::planner::Remnant;
+use crate::operation::cluster::planner::{Mode, Remnant};
 use crate::operation::cluster::{self, Reached};
 use crate::operation::failure::{Failure, FailureKind};
 use crate::operation::own_way;
@@ -226,6 +226,8 @@ impl Looked {
             other_cluster: true,
             bump_revision: None,
             remnant: None,
+            mode: Mode::Parallel,
+            map: Vec::new(),
         };
         cluster::unblocked(&self.seen, &[], &self.findings, &options)
     }

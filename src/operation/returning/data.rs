@@ -133,7 +133,8 @@ pub fn plan(inputs: &DataInputs) -> Result<Plan<Step>, MembershipError> {
 
     let (backup, built) = (inputs.backup.clone(), members.clone());
     let build = Step::BuildData { backup, cluster: cluster.clone(), members: built };
-    let check = Step::CheckData { cluster: cluster.id, members: members.clone(), revision };
+    let (ids, quiet) = (members.clone(), false);
+    let check = Step::CheckData { cluster: cluster.id, members: ids, revision, quiet };
     let leader = inputs.leader.as_ref();
     let work = Work { nodes: &inputs.nodes, leader, save: inputs.save, build, check, members };
     Ok(stages(plan, work))

@@ -18,11 +18,12 @@ use crate::operation::backup::{BackupOptions, Strategy, backup};
 use crate::operation::failure::{Failure, FailureKind};
 use crate::operation::find as backups;
 use crate::operation::interrupt::Interrupt;
+use crate::operation::member::live::Live;
 use crate::operation::proof::Policy;
 use crate::operation::state::index::NodeIndex;
 use crate::operation::state::save::{SaveOptions, observe_cluster, save};
 use crate::operation::state::{find, show};
-use crate::operation::step::{Contents, MemberAnswer};
+use crate::operation::step::{Contents, MemberAnswer, Membership};
 use crate::plan::{Place, PlanId};
 
 /// A backup and a node's index in it, by the id of the one and the name of the other.
@@ -36,10 +37,8 @@ pub struct Vaulted {
     pub nodes: BTreeMap<String, Arc<dyn Node>>,
     /// The cluster.
     pub cluster: ClusterName,
-    /// Connects to the members, to be described and asked.
-    pub connector: Connector,
-    /// How they are reached.
-    pub connection: ConnectionSettings,
+    /// The members, to be described, asked and changed.
+    pub live: Live,
     /// What is stored of nodes.
     pub options: SaveOptions,
     /// Where events go.
@@ -62,7 +61,8 @@ impl Vaulted {
         let cluster = ClusterName::new(cluster)
             .map_err(|error| Failure::new(FailureKind::Error, error.to_string()))?;
         let indexes = tokio::sync::Mutex::default();
-        Ok(Self { repository, nodes, cluster, connector, connection, options, events, indexes })
+        let live = Live { connector, connection };
+        Ok(Self { repository, nodes, cluster, live, options, events, indexes })
     }
 }
 
@@ -109,11 +109,15 @@ impl Contents for Vaulted {
     }
 
     async fn members(&self, revision: i64) -> Result<Vec<MemberAnswer>, Failure> {
-        reached::members(&self.connector, &self.connection, revision).await
+        self.live.members(revision).await
     }
 
     async fn write(&self) -> Result<(), Failure> {
-        reached::write(&self.connector, &self.connection).await
+        self.live.write().await
+    }
+
+    fn membership(&self) -> Option<&dyn Membership> {
+        Some(&self.live)
     }
 
     async fn save(&self, nodes: &[Place], plan: PlanId, data: bool) -> Result<String, Failure> {
@@ -121,7 +125,7 @@ impl Contents for Vaulted {
         let named: Vec<Arc<dyn Node>> = named.collect();
         let labels = BTreeMap::from([(find::PLAN_LABEL.to_owned(), plan.to_string())]);
         let (repository, cluster) = (self.repository.clone(), self.cluster.clone());
-        let (connector, connection) = (self.connector.clone(), self.connection.clone());
+        let (connector, connection) = (self.live.connector.clone(), self.live.connection.clone());
         let options = self.options.clone();
         let events = self.events.clone();
         // A save keeps to one thread; steps may move between threads.

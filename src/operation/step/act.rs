@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use super::data::{self, HASH_KV, Wanted};
 use super::fence;
 use super::file::{self, failed, look};
+use super::join::{self, Joining};
 use super::membership::{self, Membership};
 use super::restart;
 use super::service::{self, State};
@@ -61,6 +62,15 @@ impl World {
         found.ok_or_else(|| {
             StepError::new("there is no way to the cluster's members").without_effect()
         })
+    }
+
+    fn joining<'a>(
+        &'a self,
+        member: &'a NewMember,
+        instance: &'a Instance,
+        peer_urls: &'a [String],
+    ) -> Result<Joining<'a>, StepError> {
+        Ok(Joining { node: self.node(&member.node)?, member, instance, peer_urls })
     }
 
     fn fenced<'a>(
@@ -172,7 +182,7 @@ fn wanted<'a>(
     let hash = hash
         .parse()
         .map_err(|_| StepError::new(format!("{hash:?} is no HashKV")).without_effect())?;
-    Ok(Wanted { cluster, members, revision, hash })
+    Ok(Wanted { cluster, members, revision, hash, quiet: false })
 }
 
 /// The first failure, with what else failed at the same time.
@@ -207,9 +217,9 @@ impl Act<World> for Step {
             Self::SwapData { members } => {
                 data::probe_swapped(&world.members(members)?, context).await
             }
-            Self::CheckData { cluster, members, revision } => {
+            Self::CheckData { cluster, members, revision, quiet } => {
                 let ids = ids(members);
-                let wanted = wanted(cluster, &ids, *revision, context)?;
+                let wanted = Wanted { quiet: *quiet, ..wanted(cluster, &ids, *revision, context)? };
                 Ok(done(data::agreed(world.contents()?, &wanted).await?))
             }
             Self::CheckCopies { members } => {
@@ -234,6 +244,10 @@ impl Act<World> for Step {
             }
             Self::StartNew { instance, .. } => {
                 states(world, Service::Etcd, std::slice::from_ref(instance), State::Runs).await
+            }
+            Self::Join { member, instance, peer_urls } => {
+                let joining = world.joining(member, instance, peer_urls)?;
+                join::probe(&joining, world.cluster().map(|it| it.0)).await
             }
             Self::Start { service, instances } => {
                 states(world, *service, instances, State::Runs).await
@@ -313,9 +327,9 @@ impl Act<World> for Step {
                 }
                 Ok(())
             }
-            Self::CheckData { cluster, members, revision } => {
+            Self::CheckData { cluster, members, revision, quiet } => {
                 let ids = ids(members);
-                let wanted = wanted(cluster, &ids, *revision, context)?;
+                let wanted = Wanted { quiet: *quiet, ..wanted(cluster, &ids, *revision, context)? };
                 data::agree(world.contents()?, &wanted, context).await
             }
             Self::CheckCopies { members } => {
@@ -350,6 +364,10 @@ impl Act<World> for Step {
             Self::StartNew { instance, .. } => {
                 let node = world.node(&instance.node)?;
                 service::start(node, context, Service::Etcd, &instance.how).await
+            }
+            Self::Join { member, instance, peer_urls } => {
+                let joining = world.joining(member, instance, peer_urls)?;
+                join::apply(&joining, world.cluster()?.0, context).await
             }
             Self::Start { service, instances } => {
                 let starts = instances.iter().map(async |instance| {
@@ -445,6 +463,10 @@ impl Act<World> for Step {
                 let node = world.node(&instance.node)?;
                 service::stop(node, context, Service::Etcd, &instance.how).await?;
                 aside::take_back(node, paths, context).await
+            }
+            Self::Join { member, instance, peer_urls } => {
+                let joining = world.joining(member, instance, peer_urls)?;
+                join::undo(&joining, world.cluster().ok().map(|it| it.0), context).await
             }
             Self::Start { service, instances } => {
                 for instance in instances {

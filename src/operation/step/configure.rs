@@ -140,19 +140,59 @@ fn one(
     done.map_err(|error| error.to_string())
 }
 
+/// A setting's name and the value that it is to have; `None` takes it out.
+pub type NewValue = (String, Option<String>);
+
 /// The files that say the settings of a member, each with those of `wanted` that it is to
 /// say otherwise: where a setting stands now, and a new one where others stand. Nothing
 /// where all is so already.
 pub async fn edits(
     node: &dyn Node,
     etcd: &EtcdService,
-    wanted: &[(String, Option<String>)],
+    wanted: &[NewValue],
 ) -> Result<Vec<Edit>, StepError> {
+    let other = |(name, value): &&NewValue| etcd.settings.value(name) != value.as_deref();
+    let wanted: Vec<NewValue> = wanted.iter().filter(other).cloned().collect();
+    let mut edits = Vec::new();
+    for (path, settings) in placed(node, etcd, &wanted).await? {
+        let before = now(node, &path).await?;
+        let text = text(node, &path).await?;
+        edits.push(edit(node, path, settings, &text, before)?);
+    }
+    Ok(edits)
+}
+
+/// What is to be edited `then`, on top of the edits made `first`.
+pub async fn edits_then(
+    node: &dyn Node,
+    etcd: &EtcdService,
+    first: &[Edit],
+    then: &[NewValue],
+) -> Result<Vec<Edit>, StepError> {
+    let mut edits = Vec::new();
+    for (path, settings) in placed(node, etcd, then).await? {
+        let mut before = now(node, &path).await?;
+        let mut text = text(node, &path).await?;
+        for edit in first.iter().filter(|edit| edit.path == path) {
+            text = edited(&text, &path, &edit.settings).map_err(|why| unedited(node, why))?;
+            before = edit.after.clone();
+        }
+        let edit = edit(node, path, settings, &text, before)?;
+        if edit.before != edit.after {
+            edits.push(edit);
+        }
+    }
+    Ok(edits)
+}
+
+/// Where each setting stands, or is put: one list for each file.
+async fn placed(
+    node: &dyn Node,
+    etcd: &EtcdService,
+    wanted: &[NewValue],
+) -> Result<Vec<(PathBuf, Vec<NewSetting>)>, StepError> {
     let mut places: Vec<(PathBuf, Vec<NewSetting>)> = Vec::new();
     for (name, value) in wanted {
-        if etcd.settings.value(name) == value.as_deref() {
-            continue;
-        }
         let (path, said) = place(node, etcd, name).await?;
         let setting = NewSetting { name: name.clone(), value: value.clone(), said };
         match places.iter_mut().find(|(known, _)| *known == path) {
@@ -160,20 +200,38 @@ pub async fn edits(
             None => places.push((path, vec![setting])),
         }
     }
-    let mut edits = Vec::new();
-    for (path, settings) in places {
-        let before = look(node, &path).await?.timeless();
-        let What::File { mode, .. } = &before else {
+    Ok(places)
+}
+
+async fn now(node: &dyn Node, path: &Path) -> Result<What, StepError> {
+    let found = look(node, path).await?.timeless();
+    match found {
+        What::File { .. } => Ok(found),
+        _ => {
             let why = format!("{} on {} is no regular file", path.display(), node.name());
-            return Err(StepError::new(why).without_effect());
-        };
-        let new = edited(&text(node, &path).await?, &path, &settings)
-            .map_err(|why| StepError::new(format!("{}: {why}", node.name())).without_effect())?;
-        let sha256 = hex(&Sha256::digest(new.as_bytes()));
-        let after = What::File { sha256, mode: mode.clone(), modified: None };
-        edits.push(Edit { path, settings, before, after });
+            Err(StepError::new(why).without_effect())
+        }
     }
-    Ok(edits)
+}
+
+fn unedited(node: &dyn Node, why: String) -> StepError {
+    StepError::new(format!("{}: {why}", node.name())).without_effect()
+}
+
+fn edit(
+    node: &dyn Node,
+    path: PathBuf,
+    settings: Vec<NewSetting>,
+    text: &str,
+    before: What,
+) -> Result<Edit, StepError> {
+    let new = edited(text, &path, &settings).map_err(|why| unedited(node, why))?;
+    let sha256 = hex(&Sha256::digest(new.as_bytes()));
+    let mut after = before.clone();
+    if let What::File { sha256: of, .. } = &mut after {
+        *of = sha256;
+    }
+    Ok(Edit { path, settings, before, after })
 }
 
 async fn text(node: &dyn Node, path: &Path) -> Result<String, StepError> {

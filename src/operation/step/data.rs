@@ -319,7 +319,7 @@ fn root(mode: u32) -> Attributes {
 }
 
 /// A data directory that is gone is made again: for its owner alone.
-async fn make_data_dir(node: &dyn Node, member: &NewMember) -> Result<(), StepError> {
+pub(super) async fn make_data_dir(node: &dyn Node, member: &NewMember) -> Result<(), StepError> {
     let mut missing: Vec<&Path> = Vec::new();
     let parents = member.wal_dir.as_deref().and_then(Path::parent);
     let mut wanted: Vec<&Path> = member.missing.iter().map(PathBuf::as_path).collect();
@@ -371,19 +371,26 @@ async fn take_build_away(
             keep(node, &part.new, &part.returned).await?;
         }
     }
-    if !member.has_data_dir {
-        // Made by this plan; where something else came to be in one, it stays.
-        let mut made: Vec<&Path> = vec![&member.data_dir];
-        made.extend(member.missing.iter().rev().map(PathBuf::as_path));
-        for path in made {
-            if let Err(error) = node.remove_dir(path).await
-                && error.kind == NodeErrorKind::Lost
-            {
-                return Err(failed(error));
-            }
+    remove_made_dirs(node, member).await?;
+    remove_note(node, &note_at).await
+}
+
+/// Removes the directories that a plan made, where nothing is in them: where something
+/// came to be in one, it stays.
+pub(super) async fn remove_made_dirs(node: &dyn Node, member: &NewMember) -> Result<(), StepError> {
+    if member.has_data_dir {
+        return Ok(());
+    }
+    let mut made: Vec<&Path> = vec![&member.data_dir];
+    made.extend(member.missing.iter().rev().map(PathBuf::as_path));
+    for path in made {
+        if let Err(error) = node.remove_dir(path).await
+            && error.kind == NodeErrorKind::Lost
+        {
+            return Err(failed(error));
         }
     }
-    remove_note(node, &note_at).await
+    Ok(())
 }
 
 /// What etcd ran on is kept.
@@ -519,6 +526,8 @@ pub(super) struct Wanted<'a> {
     pub(super) members: &'a [String],
     pub(super) revision: i64,
     pub(super) hash: u32,
+    /// Whether nobody may have written.
+    pub(super) quiet: bool,
 }
 
 impl Wanted<'_> {
@@ -552,7 +561,17 @@ impl Wanted<'_> {
                     answer.why.as_deref().unwrap_or("it does not say why")
                 )),
             }
-            if answer.revision < self.revision {
+            let since = answer.revision.saturating_sub(self.revision);
+            if self.quiet && since > 0 {
+                forever = true;
+                wrong.push(format!(
+                    "{since} revisions were written to {} although every API server is stopped: \
+                     a client writes that the plan does not know (ss -tn 'sport = :2379' on the \
+                     nodes shows who is connected)",
+                    answer.name
+                ));
+            }
+            if since < 0 {
                 wrong.push(format!("{} is at revision {}", answer.name, answer.revision));
             }
         }

@@ -11,7 +11,7 @@ use futures_util::future::{BoxFuture, FutureExt as _, join_all};
 use super::file::failed;
 use super::service::open;
 use super::{Absent, Fenced};
-use crate::node::{Node, ProcessQuery};
+use crate::node::{Node, NodeErrorKind, ProcessQuery};
 use crate::plan::{Context, StepError};
 
 /// Until everything is gone that was stopped.
@@ -55,7 +55,12 @@ async fn one(
     }
     for directory in &fenced.directories {
         let query = ProcessQuery::Holding(directory.clone());
-        for process in node.processes(query).await.map_err(failed)? {
+        let holding = match node.processes(query).await {
+            // Nobody has open what is not there.
+            Err(error) if error.kind == NodeErrorKind::NotFound => continue,
+            holding => holding.map_err(failed)?,
+        };
+        for process in holding {
             let program = process.program.display();
             let directory = directory.display();
             lines.push(format!("{name}: {program} ({}) has {directory} open", process.pid));

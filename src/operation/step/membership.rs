@@ -272,7 +272,7 @@ fn sorted(urls: &[String]) -> Vec<&str> {
     urls
 }
 
-fn same(a: &[String], b: &[String]) -> bool {
+pub(super) fn same(a: &[String], b: &[String]) -> bool {
     sorted(a) == sorted(b)
 }
 
@@ -466,7 +466,7 @@ pub(super) async fn apply(
     }
 }
 
-async fn promote(
+pub(super) async fn promote(
     name: &str,
     id: &str,
     cluster: &dyn Membership,
