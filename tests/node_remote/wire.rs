@@ -56,8 +56,11 @@ fn start_agent(
     })
 }
 
+/// With bounds that no machine is too slow for: what they do has tests of its own.
 async fn usual() -> Pair {
-    pair(Deadlines::default(), Keepalive::default()).await
+    let long = Duration::from_secs(600);
+    let deadlines = Deadlines { quick: long, ..Deadlines::default() };
+    pair(deadlines, Keepalive { every: Duration::from_secs(60), within: long }).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -151,7 +154,9 @@ async fn many_calls_run_at_once_beside_streams_that_nobody_reads() {
     tokio::pin!(hang);
     let calls = futures_util::future::join_all((0..200).map(|_| remote.facts()));
     tokio::select! {
-        facts = calls => assert!(facts.iter().all(Result::is_ok)),
+        facts = calls => for facts in facts {
+            facts.unwrap();
+        },
         _ = &mut hang => panic!("it hangs"),
     }
     assert!(seen.given.load(Ordering::SeqCst) < 20 << 20, "back-pressure");
