@@ -48,7 +48,7 @@ async fn row_23_the_data_of_a_control_plane_is_returned() {
 
     let refused = field.run(&["rollback", done["plan"].as_str().unwrap()]).await;
     assert_ne!(refused.code, Some(0), "{refused}");
-    assert!(refused.stderr.contains("the API servers write to the restored data"), "{refused}");
+    assert!(refused.stderr.contains("the API servers write to the returned data"), "{refused}");
 }
 
 /// row 23: three control planes, each with something else that is wrong.
