@@ -20,7 +20,7 @@ use super::super::{
 use super::fault::{Fault, Task};
 use super::{LocalNode, file, stream, temporary};
 use crate::datadir::hash::ScanOptions;
-use crate::datadir::inspect::{Inspection, inspect_with};
+use crate::datadir::inspect::{Inspection, chain, inspect_with};
 use crate::datadir::layout::DataDir;
 use crate::datadir::remains::{
     CopyError, LogRemains, Remains, Use, copy_member, keep_tail, snapshot_size, write_snapshot,
@@ -240,16 +240,4 @@ pub(super) async fn recover(
         Ok(write_snapshot(&scratch.copy().database(), size, out, &mut go_on)?)
     };
     Ok((recovered, stream::written_by(node.name.clone(), ACT, node.deadline, work)))
-}
-
-/// An error with its reasons, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
